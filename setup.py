@@ -1,0 +1,95 @@
+"""The extensions, their directives, and the C constants generated from the formats.
+
+PTCORE_DEBUG=1 turns bounds checks and assertions on; PTCORE_WERROR=1 turns C warnings into errors.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import types
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
+
+SOURCE = Path("src/ptcore")
+DEBUG = os.environ.get("PTCORE_DEBUG") == "1"
+
+# What Cython 3.1 to 3.3 generates is not free of these; our own headers are.
+GENERATED_CODE_EXCEPTIONS = [
+    "-Wno-unused-function",  # conversion helpers that a module turns out not to use
+    "-Wno-unused-parameter",  # METH_NOARGS functions take an argument by contract
+    "-Wno-missing-field-initializers",  # PyTypeObject and PyMethodDef tables
+    "-Wno-cast-function-type",  # PyCFunction casts of keyword functions
+    "-Wno-sign-compare",  # generated integer conversions
+]
+
+
+def generate_constants() -> None:
+    """Write table/formats_generated.h without importing the compiled package."""
+    package = types.ModuleType("ptcore")
+    package.__path__ = [str(SOURCE.resolve())]
+    before = sys.modules.get("ptcore")
+    sys.modules["ptcore"] = package
+    try:
+        formats = importlib.import_module("ptcore.formats")
+        lower = importlib.import_module("ptcore.formats.lower")
+        source = lower.c_source(formats.get(name) for name in formats.names())
+    finally:
+        for name in [name for name in sys.modules if name.startswith("ptcore.")]:
+            del sys.modules[name]
+        sys.modules.pop("ptcore")
+        if before is not None:
+            sys.modules["ptcore"] = before
+    header = SOURCE / "table/formats_generated.h"
+    if not header.exists() or header.read_text() != source:
+        header.write_text(source)
+
+
+def extensions() -> list[Extension]:
+    flags = ["-O0", "-g"] if DEBUG else ["-O3"]
+    flags += ["-Wall", "-Wextra", *GENERATED_CODE_EXCEPTIONS]
+    if os.environ.get("PTCORE_WERROR") == "1":
+        flags.append("-Werror")
+    headers = [str(header) for header in sorted(SOURCE.rglob("*.h"))]
+    return [
+        Extension(
+            ".".join(path.relative_to("src").with_suffix("").parts),
+            [str(path)],
+            include_dirs=[str(SOURCE / "memory"), str(SOURCE / "table"), str(SOURCE / "caches")],
+            depends=headers,
+            extra_compile_args=flags,
+        )
+        for path in sorted(SOURCE.rglob("*.pyx"))
+    ]
+
+
+class BuildWithoutSources(build_py):
+    """Wheels carry headers and .pxd files for other Cython packages, not the generated C."""
+
+    def find_data_files(self, package: str, src_dir: str) -> list[str]:
+        found = super().find_data_files(package, src_dir)
+        return [name for name in found if not name.endswith((".c", ".pyx"))]
+
+
+generate_constants()
+setup(
+    cmdclass={"build_py": BuildWithoutSources},
+    ext_modules=cythonize(
+        extensions(),
+        include_path=["src"],
+        compiler_directives={
+            "language_level": 3,
+            "binding": True,
+            "embedsignature": False,
+            "boundscheck": DEBUG,
+            "wraparound": DEBUG,
+            "initializedcheck": DEBUG,
+            "nonecheck": DEBUG,
+            "cdivision": not DEBUG,
+        },
+    ),
+)

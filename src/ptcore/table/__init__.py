@@ -1,0 +1,20 @@
+"""Floor 3: one engine for all formats. `PageTable` is the door."""
+
+from __future__ import annotations
+
+from ptcore.table.owed import Owed
+from ptcore.table.page_table import PageTable
+from ptcore.table.path import Step, Walk
+from ptcore.table.rows import ROW_DTYPE, Flag, Right, RowKind, Stats
+
+__all__ = [
+    "ROW_DTYPE",
+    "Flag",
+    "Owed",
+    "PageTable",
+    "Right",
+    "RowKind",
+    "Stats",
+    "Step",
+    "Walk",
+]

@@ -1,0 +1,86 @@
+from libc.stdint cimport uint8_t, uint64_t
+
+from ptcore.memory.physical cimport FrameAllocator
+from ptcore.table.abi cimport pt_format, pt_item, pt_need, pt_space
+
+
+cdef enum EditEnd:
+    EDIT_DONE
+    EDIT_ALREADY_MAPPED
+    EDIT_HOLE
+    EDIT_INSIDE_LARGER_LEAF
+    EDIT_MALFORMED
+    EDIT_OUTSIDE_MEMORY
+    EDIT_WITHHELD
+    EDIT_NOT_UNIFORM
+    EDIT_NO_SMALLER_LEAF
+
+
+cdef struct Item:
+    # One item that a range touches: the part of the range in it, and what the table holds there.
+    uint64_t index
+    uint64_t first
+    uint64_t last
+    bint whole
+    uint8_t *bytes
+    uint64_t at
+    pt_item item
+    int kind
+
+
+cdef class Edit:
+    # What the edit works on.
+    cdef const pt_space *space
+    cdef const pt_format *f
+    cdef FrameAllocator frames
+    cdef const pt_need *need
+    # What is asked.
+    cdef int page_level
+    cdef bint missing_ok
+    cdef bint free_tables
+    cdef pt_item clear[6]
+    cdef pt_item set_[6]
+    cdef pt_item table_item[6]
+    # The first pass only looks; the second cannot fail.
+    cdef bint dry
+    # What came of it.
+    cdef uint64_t tables_wanted[6]
+    cdef uint64_t entries_written
+    cdef uint64_t tables_allocated_bytes
+    cdef list freed
+    # Where a failing pass stopped.
+    cdef uint64_t at_va
+    cdef uint64_t at_item
+    cdef int at_level
+    cdef pt_item item
+
+    cdef int stop(self, int end, int level, const Item *it)
+    cdef bint read(self, uint64_t table, int level, uint64_t last, Item *it) noexcept
+    cdef void write(self, Item *it, pt_item item) noexcept
+    cdef uint64_t below(self, int level, const Item *it) noexcept
+    cdef uint64_t new_table(self, int level)
+    cdef void link(self, Item *it, int level, uint64_t table)
+    cdef int free_table(self, uint64_t table, int level)
+    cdef int free_subtree(self, uint64_t table, int level)
+
+    cdef int map_range(self, uint64_t table, int level, uint64_t first, uint64_t last, uint64_t pa)
+    cdef int map_smallest(self, uint64_t table, uint64_t first, uint64_t last, uint64_t pa)
+    cdef int map_below(self, int level, Item *it, uint64_t pa)
+    cdef int map_leaf(self, int level, Item *it, uint64_t pa)
+    cdef int map_new_table(self, int level, Item *it, uint64_t pa)
+    cdef int must_be_empty(self, uint64_t table, int level, uint64_t va)
+
+    cdef bint is_empty_table(self, uint64_t table, int level) noexcept
+    cdef int unmap_range(self, uint64_t table, int level, uint64_t first, uint64_t last)
+    cdef int unmap_below(self, int level, Item *it)
+
+    cdef int protect_range(self, uint64_t table, int level, uint64_t first, uint64_t last)
+
+    cdef int split_range(self, uint64_t table, int level, uint64_t first, uint64_t last)
+    cdef int split_leaf(self, int level, Item *it)
+
+    cdef int collapse_range(self, uint64_t table, int level, uint64_t first, uint64_t last)
+    cdef int collapse_table(self, int level, Item *it)
+    cdef int one_leaf(
+        self, uint64_t table, int level, uint64_t va, pt_item *attributes, uint64_t *pa
+    )

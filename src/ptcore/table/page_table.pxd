@@ -1,0 +1,34 @@
+from libc.stdint cimport uint8_t, uint64_t
+
+from ptcore.memory.physical cimport PhysicalMemory
+from ptcore.table.abi cimport pt_format, pt_item, pt_need, pt_path, pt_space
+from ptcore.table.edit cimport Edit
+from ptcore.table.translate cimport pt_engine
+
+
+cdef class PageTable:
+    cdef pt_space space
+    cdef pt_format own_format
+    cdef const pt_engine *engine
+    cdef pt_need needs[16]
+    cdef readonly PhysicalMemory memory
+    cdef readonly object format
+    cdef readonly uint64_t encryption_mask
+    cdef readonly object physical_bits
+    cdef readonly bint check_reserved
+    cdef bint owns_root
+    cdef bint destroyed
+    cdef dict leaf_items
+    cdef list zero_masks
+
+    # For other compiled rooms: `ia` may be any address; outputs are all-ones unless PT_OK comes back.
+    cdef int translate_one(self, uint64_t ia, unsigned rights, uint64_t *oa) noexcept nogil
+    cdef int trace(self, uint64_t ia, uint64_t *oa, pt_path *path) noexcept nogil
+    cdef const pt_need *need_of(self, unsigned rights) noexcept nogil
+    cdef unsigned rights_of(self, access, bint user) except? 255
+    cdef Edit new_edit(self)
+    cdef object finish(self, Edit edit, int end, tuple spans)
+    cdef int reserve(self, Edit edit) except -1
+    cdef unsigned _rights(self, const pt_path *seen) noexcept
+    cdef tuple _steps(self, const pt_path *seen)
+    cdef object _fault_of(self, object status, uint64_t ia, const pt_path *seen, object access, object user)

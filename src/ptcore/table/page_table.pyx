@@ -1,0 +1,669 @@
+"""PageTable: the door to one stage of translation."""
+
+import operator
+
+from cpython.exc cimport PyErr_Clear, PyErr_Occurred
+from cpython.long cimport PyLong_AsUnsignedLongLong
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memset
+
+import numpy as np
+
+from ptcore.memory.physical cimport PhysicalMemory, pt_at_any
+from ptcore.table cimport scan
+from ptcore.table.abi cimport (
+    PT_ALL_ONES,
+    PT_LEAF,
+    PT_OK,
+    PT_PERMISSION,
+    pt_format,
+    pt_item,
+    pt_layout,
+    pt_need,
+    pt_path,
+    pt_piece,
+)
+from ptcore.table.decode cimport (
+    pt_full_input,
+    pt_has,
+    pt_index,
+    pt_item_rights,
+    pt_leaf_bytes,
+    pt_legal_input,
+    pt_number,
+    pt_table_bytes,
+)
+from ptcore.table.edit cimport (
+    EDIT_ALREADY_MAPPED,
+    EDIT_DONE,
+    EDIT_HOLE,
+    EDIT_INSIDE_LARGER_LEAF,
+    EDIT_MALFORMED,
+    EDIT_NO_SMALLER_LEAF,
+    EDIT_NOT_UNIFORM,
+    EDIT_OUTSIDE_MEMORY,
+    EDIT_WITHHELD,
+    Edit,
+)
+from ptcore.table.translate cimport pt_engine_for, pt_trace
+
+from ptcore import formats
+from ptcore.errors import (
+    AlreadyMapped,
+    FormatError,
+    InsideLargerLeaf,
+    MalformedTable,
+    MapError,
+    Misaligned,
+    NoFrame,
+    NotCanonical,
+    NotMapped,
+    NotUniform,
+    OutOfRange,
+    Status,
+)
+from ptcore.formats import encode
+from ptcore.formats.lower import lower
+from ptcore.formats.schema import RIGHT_ROLES, AddressRule, Format, Role, role_mask
+from ptcore.table import path as paths
+from ptcore.table.owed import Owed
+from ptcore.table.rows import Stats
+from ptcore.units import ALL_ONES, Span, format_size, parse_size
+
+READ = "r"
+KINDS = paths.KIND_NAMES
+SMALLEST_FRAME_LG2 = 12
+
+
+cdef uint64_t as_address(value) except? 0xFFFF_FFFF_FFFF_FFFF:
+    """`value` as a 64-bit address; OutOfRange for a number that is none, TypeError for no number."""
+    cdef uint64_t address
+    if type(value) is not int:
+        value = operator.index(value)
+    address = PyLong_AsUnsignedLongLong(value)
+    if address == PT_ALL_ONES and PyErr_Occurred() != NULL:
+        PyErr_Clear()
+        raise OutOfRange(f"{value:#x} is no 64-bit address")
+    return address
+
+
+cdef void fill_pieces(pt_piece *out, list pieces):
+    cdef int n
+    for n in range(len(pieces)):
+        out[n].mask = pieces[n]["mask"]
+        out[n].shift = pieces[n]["shift"]
+
+
+cdef void fill_layout(pt_layout *out, dict source):
+    cdef int n
+    fill_pieces(out.output, source["output"])
+    for n in range(4):
+        out.right[n] = source["right"][n]
+    out.granted = source["granted"]
+    out.fixed = source["fixed"]
+    out.reserved = source["reserved"]
+    out.accessed = source["accessed"]
+    out.dirty = source["dirty"]
+    out.global_ = source["global_"]
+    fill_pieces(out.memory_type, source["memory_type"])
+    fill_pieces(out.protection_key, source["protection_key"])
+    fill_pieces(out.software, source["software"])
+
+
+cdef void fill_format(pt_format *out, dict source):
+    """Fill the C struct member by member; cleared first, so that equal formats are equal bytes."""
+    cdef int n, m
+    memset(out, 0, sizeof(pt_format))
+    out.top = source["top"]
+    out.entry_lg2 = source["entry_lg2"]
+    out.swap_bytes = source["swap_bytes"]
+    out.input_bits = source["input_bits"]
+    out.address_rule = source["address_rule"]
+    out.parents_limit_rights = source["parents_limit_rights"]
+    out.empty.mask = source["empty"]["mask"]
+    out.empty.value = source["empty"]["value"]
+    for n, level in enumerate(source["level"]):
+        out.level[n].shift = level["shift"]
+        out.level[n].bits = level["bits"]
+        out.level[n].has_leaf = level["has_leaf"]
+        out.level[n].table.mask = level["table"]["mask"]
+        out.level[n].table.value = level["table"]["value"]
+        for m in range(2):
+            out.level[n].leaf[m].mask = level["leaf"][m]["mask"]
+            out.level[n].leaf[m].value = level["leaf"][m]["value"]
+            fill_layout(&out.level[n].layout[m], level["layout"][m])
+        fill_pieces(out.level[n].carry, level["carry"])
+
+
+cdef class PageTable:
+    def __init__(
+        self,
+        format,
+        memory,
+        root=None,
+        *,
+        physical_bits=None,
+        check_reserved=True,
+        encryption_mask=0,
+        check_canonical=True,
+    ):
+        if not isinstance(memory, PhysicalMemory):
+            raise TypeError(f"memory is a PhysicalMemory, not {type(memory).__name__}")
+        self.format = formats.get(format) if isinstance(format, str) else format
+        if not isinstance(self.format, Format):
+            raise TypeError(f"format is a name or a Format, not {type(format).__name__}")
+        self.memory = memory
+        fill_format(&self.own_format, lower(self.format))
+        self.engine = pt_engine_for(&self.own_format)
+        self.space.format = &self.own_format
+        self.space.memory = &self.memory.c
+        self.space.rules.check_input = check_canonical
+        self.check_reserved = check_reserved
+        self._set_widths(physical_bits, encryption_mask)
+        self._set_needs()
+        self.leaf_items = {}
+        self._set_root(root)
+
+    def _set_widths(self, physical_bits, encryption_mask):
+        widest = self.format.physical_bits
+        bits = widest if physical_bits is None else operator.index(physical_bits)
+        if not self.format.granule_lg2 <= bits <= widest:
+            raise OutOfRange(
+                f"physical_bits is {self.format.granule_lg2} to {widest} for {self.format.name}, not {bits}"
+            )
+        encryption = as_address(encryption_mask)
+        outputs = [role_mask(word, Role.OUTPUT) for level in self.format.levels for _, word in level.words()]
+        if any(encryption & ~mask for mask in outputs):
+            raise FormatError(
+                f"encryption_mask {encryption:#x} is not an address bit of every item of {self.format.name}"
+            )
+        self.physical_bits = bits
+        self.encryption_mask = encryption
+        beyond = 0
+        self.zero_masks = []
+        for n, level in enumerate(self.format.levels):
+            masks = []
+            for kind, word in enumerate((level.table, level.leaf)):
+                above = _bits_beyond(word, bits) & ~encryption
+                beyond |= above
+                masks.append((role_mask(word, Role.RESERVED) | above) if self.check_reserved else 0)
+                self.space.rules.zero[n][kind] = masks[kind]
+            self.zero_masks.append(masks)
+        keep = (1 << (8 * self.format.entry_bytes)) - 1 & ~encryption & ~beyond
+        self.space.rules.keep = keep
+
+    def _set_needs(self):
+        """One must-be-granted mask per combination of rights, level and kind of item."""
+        cdef int rights, n, kind
+        parents = self.format.parents_limit_rights
+        for rights in range(16):
+            for n, level in enumerate(self.format.levels):
+                for kind, word in enumerate((level.table, level.leaf)):
+                    wanted = [role for bit, role in enumerate(RIGHT_ROLES) if rights >> bit & 1]
+                    mask = role_mask(word, *wanted) if wanted and (parents or kind) else 0
+                    self.needs[rights].bits[n][kind] = mask
+                    if mask:
+                        self.needs[rights].any = True
+
+    def _set_root(self, root):
+        cdef uint64_t size = pt_table_bytes(&self.own_format, self.own_format.top)
+        if root is None:
+            self.space.root = self.memory.frames.allocate(max(size, 1 << SMALLEST_FRAME_LG2))
+            self.owns_root = True
+            return
+        address = as_address(root)
+        if address & (size - 1):
+            raise Misaligned(
+                f"root {address:#x} is not aligned to the {format_size(size)} of a "
+                f"{self.format.levels[self.own_format.top].name} table"
+            )
+        if pt_at_any(&self.memory.c, address, size) == NULL:
+            raise OutOfRange(f"root {address:#x} lies outside the memory")
+        self.space.root = address
+
+    @property
+    def root(self):
+        return self.space.root
+
+    @property
+    def specialised(self):
+        return self.engine.format != NULL
+
+    # -- translation -------------------------------------------------------------------------
+
+    cdef const pt_need *need_of(self, unsigned rights) noexcept nogil:
+        return &self.needs[rights] if self.needs[rights].any else NULL
+
+    cdef int translate_one(self, uint64_t ia, unsigned rights, uint64_t *oa) noexcept nogil:
+        return self.engine.one(&self.space, self.need_of(rights), ia, oa)
+
+    cdef int trace(self, uint64_t ia, uint64_t *oa, pt_path *path) noexcept nogil:
+        return pt_trace(&self.space, ia, oa, path)
+
+    cdef unsigned rights_of(self, access, bint user) except? 255:
+        """Rights as bits: 0 read, 1 write, 2 execute, 3 user."""
+        cdef unsigned rights = 0
+        if access is READ:
+            rights = 1
+        else:
+            for role in encode.rights_of(access):
+                rights |= 1 << RIGHT_ROLES.index(role)
+        return rights | (8 if user else 0)
+
+    def translate(self, va, access=READ, user=False):
+        cdef uint64_t oa
+        cdef uint64_t ia = as_address(va)
+        cdef unsigned rights = 1
+        if access is not READ or user is not False:
+            rights = self.rights_of(access, user)
+        cdef int status = self.engine.one(&self.space, self.need_of(rights), ia, &oa)
+        if status != PT_OK:
+            raise self._fault(Status(status), ia, access, user)
+        return oa
+
+    def translate_many(self, vas, access=READ, user=False):
+        source = np.asarray(vas)
+        if source.dtype != np.uint64:
+            source = _as_addresses(source)
+        source = np.ascontiguousarray(source)
+        pas = np.empty(source.shape, dtype=np.uint64)
+        statuses = np.empty(source.shape, dtype=np.uint8)
+        cdef const uint64_t[::1] ias = source.reshape(-1)
+        cdef uint64_t[::1] oas = pas.reshape(-1)
+        cdef uint8_t[::1] ends = statuses.reshape(-1)
+        cdef const pt_need *need = self.need_of(self.rights_of(access, user))
+        cdef size_t n = ias.shape[0]
+        if n:
+            with nogil:
+                self.engine.many(&self.space, need, &ias[0], &oas[0], &ends[0], n)
+        return pas, statuses
+
+    def walk(self, va):
+        cdef uint64_t oa
+        cdef pt_path seen
+        cdef uint64_t ia = as_address(va)
+        cdef int status = self.trace(ia, &oa, &seen)
+        steps = self._steps(&seen)
+        if status != PT_OK:
+            end = Status(status)
+            return paths.Walk(
+                va=ia, status=end, path=steps, fault=self._fault_of(end, ia, &seen, READ, False)
+            )
+        cdef int level = seen.level
+        cdef pt_item item = seen.step[seen.count - 1].item
+        cdef const pt_layout *layout = &self.own_format.level[level].layout[1]
+        return paths.Walk(
+            va=ia,
+            status=Status.OK,
+            path=steps,
+            pa=oa,
+            page_size=pt_leaf_bytes(&self.own_format, level),
+            rights=encode.rights_names(self._rights(&seen)),
+            memory_type=pt_number(layout.memory_type, item),
+            pkey=pt_number(layout.protection_key, item),
+            software=pt_number(layout.software, item),
+            global_=pt_has(item, layout.global_),
+            accessed=pt_has(item, layout.accessed),
+            dirty=pt_has(item, layout.dirty),
+        )
+
+    cdef unsigned _rights(self, const pt_path *seen) noexcept:
+        """What all items of a path that ended in a leaf grant together."""
+        cdef unsigned rights = 15
+        cdef int n
+        for n in range(seen.count):
+            if self.own_format.parents_limit_rights or n == seen.count - 1:
+                rights &= pt_item_rights(
+                    &self.own_format, seen.step[n].level, seen.step[n].kind, seen.step[n].item
+                )
+        return rights
+
+    cdef tuple _steps(self, const pt_path *seen):
+        cdef int n
+        return tuple(
+            paths.Step(
+                level=seen.step[n].level,
+                name=self.format.levels[seen.step[n].level].name,
+                table=seen.step[n].table,
+                index=(seen.step[n].at - seen.step[n].table) >> self.own_format.entry_lg2,
+                entry_address=seen.step[n].at,
+                entry=seen.step[n].item,
+                kind=KINDS[seen.step[n].kind],
+            )
+            for n in range(seen.count)
+        )
+
+    def _fault(self, status, uint64_t ia, access, user):
+        cdef uint64_t oa
+        cdef pt_path seen
+        self.trace(ia, &oa, &seen)
+        return self._fault_of(status, ia, &seen, access, user)
+
+    cdef object _fault_of(self, status, uint64_t ia, const pt_path *seen, access, user):
+        steps = self._steps(seen)
+        rule = ""
+        level = seen.level
+        if status is Status.NOT_CANONICAL:
+            rule = f"{self.format.name} translates {self._legal_text()}"
+            return paths.make_fault(status, ia, steps, (None, None, rule))
+        name = self.format.levels[level].name
+        if status is Status.BUS:
+            rule = f"the {name} (level {level}) table at {seen.table:#x} lies outside the memory"
+        elif status is Status.RESERVED_BITS:
+            last = steps[len(steps) - 1]
+            zero = self.zero_masks[last.level][last.kind == "leaf"]
+            rule = paths.reserved_rule(self.format, last, zero)
+        elif status is Status.PERMISSION:
+            rule = paths.permission_rule(self.format, steps, access, user)
+        return paths.make_fault(status, ia, steps, (level, name, rule))
+
+    def _legal_text(self):
+        return " and ".join(f"{span.start:#x}..{span.last:#x}" for span in self.legal_spans())
+
+    def legal_spans(self):
+        bits = self.format.input_bits
+        rule = self.format.address_rule
+        if bits == 64:
+            return (Span(0, ALL_ONES),)
+        if rule is AddressRule.ZERO_EXTENDED:
+            return (Span(0, (1 << bits) - 1),)
+        if rule is AddressRule.UPPER_ONLY:
+            return (Span(ALL_ONES - (1 << bits) + 1, ALL_ONES),)
+        half = 1 << (bits - 1)
+        return (Span(0, half - 1), Span(ALL_ONES - half + 1, ALL_ONES))
+
+    # -- listings ----------------------------------------------------------------------------
+
+    def mappings(self, first=0, last=None, *, repeats=True):
+        low = as_address(first)
+        high = ALL_ONES if last is None else as_address(last)
+        if low > high:
+            raise OutOfRange(f"first {low:#x} comes after last {high:#x}")
+        ranges = [
+            (max(low, span.start), min(high, span.last))
+            for span in self.legal_spans()
+            if low <= span.last and high >= span.start
+        ]
+        return scan.mappings(&self.space, ranges, not repeats)
+
+    def reverse(self, pa):
+        return scan.reverse(&self.space, as_address(pa))
+
+    def stats(self):
+        counts = scan.stats(&self.space)
+        table_bytes = sum(
+            count * int(pt_table_bytes(&self.own_format, level))
+            for level, count in enumerate(counts["tables"])
+        )
+        return Stats(**counts, table_bytes=table_bytes)
+
+    def harvest(self, what, *, clear=True):
+        if what not in ("dirty", "accessed"):
+            raise ValueError(f"harvest what: 'dirty' or 'accessed', not {what!r}")
+        if clear:
+            self._check_editable()
+        rows = scan.harvest(&self.space, what == "dirty", clear)
+        spans = tuple(
+            Span(int(row["va"]), int(row["va"] + row["page_size"] - 1)) for row in rows if clear
+        )
+        return rows, Owed(spans=spans, entries_written=len(rows) if clear else 0)
+
+    # -- edits -------------------------------------------------------------------------------
+
+    def _check_editable(self):
+        if self.destroyed:
+            raise MapError("this table was destroyed")
+        if not self.memory.writable:
+            raise MapError("this memory is read-only")
+        size = max(pt_table_bytes(&self.own_format, self.own_format.top), 1 << SMALLEST_FRAME_LG2)
+        if self.owns_root and not self.memory.frames.is_allocated(self.space.root, size):
+            raise MapError(f"the root's frame at {self.space.root:#x} was freed")
+
+    cdef Edit new_edit(self):
+        cdef Edit edit = Edit.__new__(Edit)
+        cdef int n
+        self._check_editable()
+        edit.space = &self.space
+        edit.f = &self.own_format
+        edit.frames = self.memory.frames
+        edit.need = &self.needs[0]
+        for n in range(1, self.own_format.top + 1):
+            edit.table_item[n] = encode.table_bits(self.format, n) | self.encryption_mask
+        edit.dry = True
+        return edit
+
+    def _span(self, va, length, uint64_t page_size):
+        """The span asked for, checked: [first, last], page aligned, inside one legal range."""
+        first = as_address(va)
+        size = parse_size(length)
+        if size == 0:
+            raise OutOfRange(f"the length at va {first:#x} is 0")
+        for what, number in (("va", first), ("length", size)):
+            if number & (page_size - 1):
+                raise Misaligned(f"{what} {number:#x} is no multiple of {format_size(page_size)}")
+        last = first + size - 1
+        if not any(first in span and last in span for span in self.legal_spans()):
+            raise NotCanonical(
+                f"{first:#x}..{last:#x} is not inside {self._legal_text()}, which is what "
+                f"{self.format.name} translates",
+                va=first,
+            )
+        return Span(first, last)
+
+    cdef int reserve(self, Edit edit) except -1:
+        """Raise NoFrame unless every table that the edit will want can be had."""
+        cdef int n, lg2
+        wanted = {}
+        for n in range(self.own_format.top + 1):
+            if edit.tables_wanted[n]:
+                size = int(pt_table_bytes(&self.own_format, n))
+                lg2 = max(size.bit_length() - 1, SMALLEST_FRAME_LG2)
+                wanted[lg2] = wanted.get(lg2, 0) + edit.tables_wanted[n]
+        for lg2, count in wanted.items():
+            if count > self.memory.frames.room(lg2):
+                raise NoFrame(
+                    f"{count} tables of {format_size(1 << lg2)} are wanted, "
+                    f"{self.memory.frames.room(lg2)} frames are left"
+                )
+        if len(wanted) > 1:
+            total = sum(count << lg2 for lg2, count in wanted.items())
+            if total + (1 << max(wanted)) * len(wanted) > self._free_bytes():
+                raise NoFrame(f"tables of {format_size(total)} in all are wanted")
+        return 0
+
+    def _free_bytes(self):
+        frames = self.memory.frames
+        return frames.end - frames.start - frames.allocated_bytes
+
+    cdef object finish(self, Edit edit, int end, tuple spans):
+        """The Owed of an edit that went through, or the exception of one that did not."""
+        if end != EDIT_DONE:
+            raise self._edit_error(edit, end)
+        return Owed(
+            spans=spans,
+            tables=tuple(dict.fromkeys(edit.freed)),
+            entries_written=edit.entries_written,
+            tables_allocated_bytes=edit.tables_allocated_bytes,
+            _release=self._release_table if edit.freed else None,
+        )
+
+    def _release_table(self, address, size):
+        size = max(size, 1 << SMALLEST_FRAME_LG2)
+        # Tables that another owner placed (an attached root) are unlinked, not freed.
+        if self.memory.frames.is_allocated(address, size):
+            self.memory.frames.free(address, size)
+
+    def _edit_error(self, Edit edit, int end):
+        level = edit.at_level
+        fmt = self.format
+        va = pt_full_input(&self.own_format, edit.at_va)
+        where = f"{fmt.levels[level].name} (level {level}), entry {int(edit.item):#x} at {edit.at_item:#x}, va {va:#x}"
+        leaf_size = int(pt_leaf_bytes(&self.own_format, level))
+        if end in (EDIT_ALREADY_MAPPED, EDIT_INSIDE_LARGER_LEAF):
+            start = va & ~(leaf_size - 1)
+            leaf = (start, self.walk(start).pa, leaf_size)
+            if end == EDIT_ALREADY_MAPPED:
+                return AlreadyMapped(f"already mapped at {where}", leaf)
+            return InsideLargerLeaf(
+                f"only a part of a {format_size(leaf_size)} leaf is meant at {where}; split it first", leaf
+            )
+        if end == EDIT_HOLE:
+            return NotMapped(f"not mapped at {where}", va)
+        if end == EDIT_OUTSIDE_MEMORY:
+            return MalformedTable(f"the table lies outside the memory: {where}")
+        if end == EDIT_WITHHELD:
+            return MapError(f"the table above would withhold a right that the leaf grants: {where}")
+        if end == EDIT_NO_SMALLER_LEAF:
+            return FormatError(f"{fmt.name} has no smaller leaf to split into: {where}")
+        if end == EDIT_NOT_UNIFORM:
+            return NotUniform(f"the small leaves do not make one large leaf: {where}")
+        return MalformedTable(f"reserved bits are set: {where}")
+
+    def map(
+        self,
+        va,
+        pa,
+        length,
+        access="rw",
+        user=False,
+        global_=False,
+        memory_type=None,
+        pkey=0,
+        software=0,
+        *,
+        page_size=None,
+    ):
+        cdef Edit edit = self.new_edit()
+        cdef int n, end
+        size = 1 << self.format.granule_lg2 if page_size is None else parse_size(page_size)
+        if page_size is not None:
+            edit.page_level = self.format.level_of(size)
+        span = self._span(va, length, size)
+        output = as_address(pa)
+        if output & (size - 1):
+            raise Misaligned(f"pa {output:#x} is no multiple of {format_size(size)}")
+        if output + span.size > 1 << self.physical_bits:
+            raise OutOfRange(
+                f"pa {output:#x} + {format_size(span.size)} goes beyond {self.physical_bits} physical bits"
+            )
+        wanted = encode.Attributes(access, user, global_, memory_type, pkey, software)
+        items = self.leaf_items.get(wanted)
+        if items is None:
+            items = self._leaf_items(wanted)
+        for n, item in items:
+            edit.set_[n] = item
+        edit.need = &self.needs[self.rights_of(access, user)]
+        end = edit.map_range(self.space.root, self.own_format.top, span.start, span.last, output)
+        if end == EDIT_DONE:
+            self.reserve(edit)
+            edit.dry = False
+            end = edit.map_range(self.space.root, self.own_format.top, span.start, span.last, output)
+        return self.finish(edit, end, (span,) if edit.freed else ())
+
+    def _leaf_items(self, wanted):
+        items = [
+            (n, encode.leaf_change(self.format, n, wanted)[1] | self.encryption_mask)
+            for n in self.format.leaf_levels
+        ]
+        self.leaf_items[wanted] = items
+        return items
+
+    def unmap(self, va, length, *, missing_ok=False, free_tables=True):
+        cdef Edit edit = self.new_edit()
+        cdef int end
+        span = self._span(va, length, 1 << self.format.granule_lg2)
+        edit.missing_ok = missing_ok
+        edit.free_tables = free_tables
+        end = edit.unmap_range(self.space.root, self.own_format.top, span.start, span.last)
+        if end == EDIT_DONE:
+            edit.dry = False
+            end = edit.unmap_range(self.space.root, self.own_format.top, span.start, span.last)
+        return self.finish(edit, end, (span,) if edit.entries_written else ())
+
+    def protect(
+        self,
+        va,
+        length,
+        access=None,
+        user=None,
+        global_=None,
+        memory_type=None,
+        pkey=None,
+        software=None,
+        *,
+        missing_ok=False,
+    ):
+        cdef Edit edit = self.new_edit()
+        cdef int n, end
+        span = self._span(va, length, 1 << self.format.granule_lg2)
+        wanted = encode.Attributes(access, user, global_, memory_type, pkey, software)
+        edit.missing_ok = missing_ok
+        for n in self.format.leaf_levels:
+            edit.clear[n], edit.set_[n] = encode.leaf_change(self.format, n, wanted)
+        edit.need = &self.needs[(self.rights_of(access, False) if access else 0) | (8 if user else 0)]
+        end = edit.protect_range(self.space.root, self.own_format.top, span.start, span.last)
+        if end == EDIT_DONE:
+            edit.dry = False
+            end = edit.protect_range(self.space.root, self.own_format.top, span.start, span.last)
+        return self.finish(edit, end, (span,) if edit.entries_written else ())
+
+    def split(self, va, length, page_size=None, *, missing_ok=False):
+        cdef Edit edit = self.new_edit()
+        cdef int end
+        size = 1 << self.format.granule_lg2 if page_size is None else parse_size(page_size)
+        edit.page_level = self.format.level_of(size)
+        edit.missing_ok = missing_ok
+        span = self._span(va, length, size)
+        end = edit.split_range(self.space.root, self.own_format.top, span.start, span.last)
+        if end == EDIT_DONE:
+            self.reserve(edit)
+            edit.dry = False
+            end = edit.split_range(self.space.root, self.own_format.top, span.start, span.last)
+        return self.finish(edit, end, (span,) if edit.entries_written else ())
+
+    def collapse(self, va, length, page_size, *, missing_ok=False):
+        cdef Edit edit = self.new_edit()
+        cdef int end
+        size = parse_size(page_size)
+        edit.page_level = self.format.level_of(size)
+        edit.missing_ok = missing_ok
+        span = self._span(va, length, size)
+        end = edit.collapse_range(self.space.root, self.own_format.top, span.start, span.last)
+        if end == EDIT_DONE:
+            edit.dry = False
+            end = edit.collapse_range(self.space.root, self.own_format.top, span.start, span.last)
+        return self.finish(edit, end, (span,) if edit.entries_written else ())
+
+    def destroy(self):
+        cdef Edit edit
+        self._check_editable()
+        edit = self.new_edit()
+        edit.free_subtree(self.space.root, self.own_format.top)
+        self.destroyed = True
+        return self.finish(edit, EDIT_DONE, self.legal_spans())
+
+    def __repr__(self):
+        return f"PageTable({self.format.name}, root={self.space.root:#x})"
+
+
+def _bits_beyond(word, physical_bits):
+    """The item bits of `word` that give output bits at or above `physical_bits`."""
+    mask = 0
+    for bits in word or ():
+        if bits.role is Role.OUTPUT:
+            for n in range(bits.width):
+                if bits.target + n >= physical_bits:
+                    mask |= 1 << (bits.low + n)
+    return mask
+
+
+def _as_addresses(source):
+    if source.size == 0:
+        return source.astype(np.uint64)
+    if source.dtype.kind == "O":
+        return np.array([as_address(va) for va in source.ravel()], dtype=np.uint64).reshape(source.shape)
+    if source.dtype.kind not in "iu":
+        raise TypeError(f"addresses are integers, not {source.dtype}")
+    if source.dtype.kind == "i" and source.min() < 0:
+        raise OutOfRange(f"{int(source.min())} is no 64-bit address")
+    return source.astype(np.uint64)

@@ -1,0 +1,43 @@
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
+
+from ptcore.table.abi cimport pt_format, pt_item, pt_space
+
+
+cdef packed struct Row:
+    uint64_t first
+    uint64_t last
+    uint64_t pa
+    uint64_t page_size
+    uint64_t repeat_of
+    uint16_t software
+    uint8_t rights
+    uint8_t memory_type
+    uint8_t pkey
+    uint8_t flags
+    uint8_t kind
+    uint8_t level
+
+
+cdef class Scan:
+    cdef const pt_space *space
+    cdef const pt_format *f
+    cdef bint expand
+    cdef Row *rows
+    cdef size_t count
+    cdef size_t room
+    # Subtrees listed before: (table, level, rights) -> the address where, or an empty one.
+    cdef dict seen
+
+    cdef int list_range(
+        self, uint64_t table, int level, unsigned rights, uint64_t first, uint64_t last
+    ) except -1
+    cdef int list_below(
+        self, uint64_t table, int level, unsigned rights, uint64_t first, uint64_t last
+    ) except -1
+    cdef int add(self, const Row *row) except -1
+
+
+cdef object mappings(const pt_space *space, list ranges, bint expand)
+cdef object reverse(const pt_space *space, uint64_t pa)
+cdef object stats(const pt_space *space)
+cdef object harvest(const pt_space *space, bint dirty, bint clear)

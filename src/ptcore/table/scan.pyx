@@ -1,0 +1,424 @@
+"""Listings of whole tables.
+
+Every listing is memoised by (table, level): a subtree that hangs in several places is read once, so
+the cost is O(tables), not O(leaves), and self-maps end. Nothing is dropped: a subtree listed before
+becomes a REPEAT row, a reserved item a RESERVED row, and a table outside memory an OUTSIDE row.
+"""
+
+cimport cython
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+
+import numpy as np
+
+from ptcore.memory.physical cimport pt_at
+from ptcore.table.abi cimport (
+    PT_ALL_ONES,
+    PT_EMPTY,
+    PT_LEAF,
+    PT_RESERVED,
+    PT_TABLE,
+    pt_item,
+    pt_layout,
+    pt_space,
+)
+from ptcore.table.decode cimport (
+    pt_any,
+    pt_breaks_zero,
+    pt_entry_bytes,
+    pt_full_input,
+    pt_has,
+    pt_index,
+    pt_item_at,
+    pt_item_count,
+    pt_item_rights,
+    pt_kept_aside,
+    pt_kind,
+    pt_leaf_bytes,
+    pt_load,
+    pt_number,
+    pt_offset_mask,
+    pt_output,
+    pt_replaced,
+    pt_store,
+)
+from ptcore.table.rows import HARVEST_DTYPE, ROW_DTYPE, Flag, RowKind
+
+cdef uint8_t ROW_LEAF = RowKind.LEAF
+cdef uint8_t ROW_RESERVED = RowKind.RESERVED
+cdef uint8_t ROW_REPEAT = RowKind.REPEAT
+cdef uint8_t ROW_OUTSIDE = RowKind.OUTSIDE
+cdef uint8_t FLAG_GLOBAL = Flag.GLOBAL
+cdef uint8_t FLAG_ENCRYPTED = Flag.ENCRYPTED
+cdef unsigned ALL_RIGHTS = 15
+
+
+cdef bint _same(const Row *a, const Row *b) noexcept nogil:
+    """Whether two rows say the same of their pages, but for where they are."""
+    return (
+        a.kind == b.kind
+        and a.page_size == b.page_size
+        and a.rights == b.rights
+        and a.memory_type == b.memory_type
+        and a.pkey == b.pkey
+        and a.flags == b.flags
+        and a.software == b.software
+        and a.level == b.level
+    )
+
+
+cdef bint _goes_on(const Row *a, const Row *b) noexcept nogil:
+    """Whether row `b` only carries row `a` on."""
+    if not _same(a, b) or a.last == PT_ALL_ONES or b.first != a.last + 1:
+        return False
+    if a.kind == ROW_LEAF:
+        return b.pa == a.pa + (b.first - a.first)
+    return b.repeat_of == a.repeat_of and b.pa == a.pa
+
+
+@cython.final
+cdef class Scan:
+    def __cinit__(self):
+        self.seen = {}
+
+    def __dealloc__(self):
+        free(self.rows)
+
+    cdef int add(self, const Row *row) except -1:
+        cdef Row *grown
+        if self.count and _goes_on(&self.rows[self.count - 1], row):
+            self.rows[self.count - 1].last = row.last
+            return 0
+        if self.count == self.room:
+            self.room = 2 * self.room if self.room else 64
+            grown = <Row *>realloc(self.rows, self.room * sizeof(Row))
+            if grown == NULL:
+                self.room = self.count
+                raise MemoryError()
+            self.rows = grown
+        self.rows[self.count] = row[0]
+        self.count += 1
+        return 0
+
+    cdef int list_range(
+        self, uint64_t table, int level, unsigned rights, uint64_t first, uint64_t last
+    ) except -1:
+        cdef uint64_t index = pt_index(self.f, level, first)
+        cdef uint64_t last_index = pt_index(self.f, level, last)
+        cdef uint64_t mask = pt_offset_mask(self.f, level)
+        cdef uint64_t item_first = first, item_last, size = pt_entry_bytes(self.f)
+        cdef const uint8_t *bytes
+        cdef pt_item item
+        cdef unsigned granted
+        cdef int kind
+        cdef Row row
+        cdef const pt_layout *layout = &self.f.level[level].layout[1]
+        while True:
+            item_last = item_first | mask
+            if item_last > last:
+                item_last = last
+            memset(&row, 0, sizeof(row))
+            row.first = item_first
+            row.last = item_last
+            row.page_size = mask + 1
+            row.level = <uint8_t>level
+            row.pa = PT_ALL_ONES
+            row.repeat_of = PT_ALL_ONES
+            bytes = pt_at(self.space.memory, pt_item_at(self.f, table, index), size)
+            if bytes == NULL:
+                row.kind = ROW_OUTSIDE
+                row.pa = table
+                self.add(&row)
+            else:
+                item = pt_load(self.f, bytes)
+                kind = pt_kind(self.f, level, item)
+                if kind == PT_RESERVED or (
+                    kind != PT_EMPTY and pt_breaks_zero(&self.space.rules, level, kind, item)
+                ):
+                    row.kind = ROW_RESERVED
+                    self.add(&row)
+                elif kind != PT_EMPTY:
+                    granted = pt_item_rights(self.f, level, kind, item)
+                    if self.f.parents_limit_rights:
+                        granted &= rights
+                    if kind == PT_TABLE:
+                        self.list_below(
+                            pt_output(self.f, &self.space.rules, level, kind, item),
+                            level - 1,
+                            granted,
+                            item_first,
+                            item_last,
+                        )
+                    else:
+                        row.kind = ROW_LEAF
+                        row.pa = pt_output(self.f, &self.space.rules, level, kind, item)
+                        row.pa += item_first & mask
+                        row.rights = <uint8_t>granted
+                        row.memory_type = <uint8_t>pt_number(layout.memory_type, item)
+                        row.pkey = <uint8_t>pt_number(layout.protection_key, item)
+                        row.software = <uint16_t>pt_number(layout.software, item)
+                        if pt_has(item, layout.global_):
+                            row.flags |= FLAG_GLOBAL
+                        if pt_any(pt_kept_aside(self.f, &self.space.rules, item)):
+                            row.flags |= FLAG_ENCRYPTED
+                        self.add(&row)
+            if index == last_index:
+                return 0
+            index += 1
+            item_first = item_last + 1
+
+    cdef int list_below(
+        self, uint64_t table, int level, unsigned rights, uint64_t first, uint64_t last
+    ) except -1:
+        cdef uint64_t mask = pt_offset_mask(self.f, level + 1)
+        cdef bint whole = (first & mask) == 0 and (last & mask) == mask
+        cdef size_t before = self.count
+        cdef uint64_t last_before = self.rows[before - 1].last if before else 0
+        cdef Row row
+        if self.expand or not whole:
+            return self.list_range(table, level, rights, first, last)
+        key = (table, level, rights)
+        earlier = self.seen.get(key)
+        if earlier is None:
+            self.list_range(table, level, rights, first, last)
+            grew = self.count > before or (before and self.rows[before - 1].last != last_before)
+            self.seen[key] = first if grew else PT_ALL_ONES
+        elif earlier != PT_ALL_ONES:
+            memset(&row, 0, sizeof(row))
+            row.first = first
+            row.last = last
+            row.pa = table
+            row.page_size = mask + 1
+            row.repeat_of = earlier
+            row.rights = <uint8_t>rights
+            row.kind = ROW_REPEAT
+            row.level = <uint8_t>level
+            self.add(&row)
+        return 0
+
+    def array(self):
+        """The rows as an array of their own."""
+        cdef size_t size = self.count * sizeof(Row)
+        if not size:
+            return np.empty(0, dtype=ROW_DTYPE)
+        return np.frombuffer((<char *>self.rows)[:size], dtype=ROW_DTYPE).copy()
+
+
+cdef Scan new_scan(const pt_space *space, bint expand):
+    cdef Scan scan = Scan.__new__(Scan)
+    scan.space = space
+    scan.f = space.format
+    scan.expand = expand
+    return scan
+
+
+cdef object mappings(const pt_space *space, list ranges, bint expand):
+    cdef Scan scan = new_scan(space, expand)
+    for first, last in ranges:
+        scan.list_range(space.root, space.format.top, ALL_RIGHTS, first, last)
+    return scan.array()
+
+
+# -- reverse -------------------------------------------------------------------------------------
+
+
+cdef bint _holds(const pt_space *space, uint64_t table, int level, uint64_t pa, dict known) except -1:
+    """Whether any leaf under `table` maps `pa`."""
+    cdef uint64_t index, size = pt_entry_bytes(space.format), leaf
+    cdef const uint8_t *bytes
+    cdef pt_item item
+    cdef int kind
+    key = (table, level)
+    found = known.get(key)
+    if found is not None:
+        return found
+    found = False
+    for index in range(pt_item_count(space.format, level)):
+        bytes = pt_at(space.memory, pt_item_at(space.format, table, index), size)
+        if bytes == NULL:
+            break
+        item = pt_load(space.format, bytes)
+        kind = pt_kind(space.format, level, item)
+        if kind == PT_EMPTY or kind == PT_RESERVED:
+            continue
+        if pt_breaks_zero(&space.rules, level, kind, item):
+            continue
+        leaf = pt_output(space.format, &space.rules, level, kind, item)
+        if kind == PT_LEAF:
+            found = found or pa - leaf < pt_leaf_bytes(space.format, level)
+        elif _holds(space, leaf, level - 1, pa, known):
+            found = True
+    known[key] = found
+    return found
+
+
+cdef int _collect(
+    const pt_space *space, uint64_t table, int level, uint64_t va, uint64_t pa, dict known, list out
+) except -1:
+    cdef uint64_t index, size = pt_entry_bytes(space.format), leaf, item_va
+    cdef const uint8_t *bytes
+    cdef pt_item item
+    cdef int kind
+    if not _holds(space, table, level, pa, known):
+        return 0
+    for index in range(pt_item_count(space.format, level)):
+        bytes = pt_at(space.memory, pt_item_at(space.format, table, index), size)
+        if bytes == NULL:
+            break
+        item = pt_load(space.format, bytes)
+        kind = pt_kind(space.format, level, item)
+        if kind == PT_EMPTY or kind == PT_RESERVED:
+            continue
+        if pt_breaks_zero(&space.rules, level, kind, item):
+            continue
+        leaf = pt_output(space.format, &space.rules, level, kind, item)
+        item_va = va | (index << space.format.level[level].shift)
+        if kind == PT_TABLE:
+            _collect(space, leaf, level - 1, item_va, pa, known, out)
+        elif pa - leaf < pt_leaf_bytes(space.format, level):
+            out.append(pt_full_input(space.format, item_va + (pa - leaf)))
+    return 0
+
+
+cdef object reverse(const pt_space *space, uint64_t pa):
+    out = []
+    _collect(space, space.root, space.format.top, 0, pa, {}, out)
+    return np.array(sorted(out), dtype=np.uint64)
+
+
+# -- stats ---------------------------------------------------------------------------------------
+
+
+cdef class Tally:
+    cdef const pt_space *space
+    cdef dict mapped  # (table, level) -> bytes mapped under it
+    cdef list tables, leaves, empty, reserved, outside
+    cdef list self_maps
+    cdef list on_path
+    cdef object references
+
+    cdef object count(self, uint64_t table, int level):
+        cdef uint64_t index, at, below, size = pt_entry_bytes(self.space.format)
+        cdef const uint8_t *bytes
+        cdef pt_item item
+        cdef int kind
+        key = (table, level)
+        known = self.mapped.get(key)
+        if known is not None:
+            return known
+        mapped = 0
+        self.mapped[key] = 0  # a table that reaches itself at its own level cannot be: levels fall
+        self.tables[level] += 1
+        self.on_path.append(table)
+        for index in range(pt_item_count(self.space.format, level)):
+            at = pt_item_at(self.space.format, table, index)
+            bytes = pt_at(self.space.memory, at, size)
+            if bytes == NULL:
+                self.outside[level] += 1
+                continue
+            item = pt_load(self.space.format, bytes)
+            kind = pt_kind(self.space.format, level, item)
+            if kind == PT_EMPTY:
+                self.empty[level] += 1
+            elif kind == PT_RESERVED or pt_breaks_zero(&self.space.rules, level, kind, item):
+                self.reserved[level] += 1
+            elif kind == PT_LEAF:
+                self.leaves[level] += 1
+                mapped += int(pt_leaf_bytes(self.space.format, level))
+            else:
+                below = pt_output(self.space.format, &self.space.rules, level, kind, item)
+                self.references += 1
+                if below in self.on_path:
+                    self.self_maps.append(at)
+                mapped += self.count(below, level - 1)
+        self.on_path.pop()
+        self.mapped[key] = mapped
+        return mapped
+
+
+cdef object stats(const pt_space *space):
+    cdef Tally tally = Tally.__new__(Tally)
+    cdef int levels = space.format.top + 1
+    tally.space = space
+    tally.mapped = {}
+    tally.on_path = []
+    tally.self_maps = []
+    tally.references = 0
+    tally.tables = [0] * levels
+    tally.leaves = [0] * levels
+    tally.empty = [0] * levels
+    tally.reserved = [0] * levels
+    tally.outside = [0] * levels
+    mapped = tally.count(space.root, space.format.top)
+    return {
+        "tables": tuple(tally.tables),
+        "leaves": tuple(tally.leaves),
+        "empty": tuple(tally.empty),
+        "reserved": tuple(tally.reserved),
+        "outside": tuple(tally.outside),
+        "mapped_bytes": mapped,
+        "shared_tables": tally.references + 1 - sum(tally.tables),
+        "self_maps": tuple(dict.fromkeys(tally.self_maps)),
+    }
+
+
+# -- harvest -------------------------------------------------------------------------------------
+
+
+cdef class Harvester:
+    cdef const pt_space *space
+    cdef bint dirty
+    cdef bint clear
+    cdef list out
+
+    cdef int gather(self, uint64_t table, int level, uint64_t va) except -1:
+        cdef uint64_t index, below, item_va, size = pt_entry_bytes(self.space.format)
+        cdef uint8_t *bytes
+        cdef pt_item item, mark
+        cdef int kind
+        cdef const pt_layout *layout = &self.space.format.level[level].layout[1]
+        mark = layout.dirty if self.dirty else layout.accessed
+        for index in range(pt_item_count(self.space.format, level)):
+            bytes = pt_at(
+                self.space.memory, pt_item_at(self.space.format, table, index), size
+            )
+            if bytes == NULL:
+                return 0
+            item = pt_load(self.space.format, bytes)
+            kind = pt_kind(self.space.format, level, item)
+            if kind == PT_EMPTY or kind == PT_RESERVED:
+                continue
+            if pt_breaks_zero(&self.space.rules, level, kind, item):
+                continue
+            below = pt_output(self.space.format, &self.space.rules, level, kind, item)
+            item_va = va | (index << self.space.format.level[level].shift)
+            if kind == PT_TABLE:
+                self.gather(below, level - 1, item_va)
+            elif pt_has(item, mark):
+                if self.clear:
+                    pt_store(self.space.format, bytes, pt_replaced(item, mark, 0))
+                else:
+                    self.out.append(
+                        (
+                            pt_full_input(self.space.format, item_va),
+                            below,
+                            pt_leaf_bytes(self.space.format, level),
+                        )
+                    )
+        return 0
+
+
+cdef object harvest(const pt_space *space, bint dirty, bint clear):
+    """List marked leaves, all of them, before the first is cleared: an alias shows in every place."""
+    cdef Harvester harvester = Harvester.__new__(Harvester)
+    harvester.space = space
+    harvester.dirty = dirty
+    harvester.out = []
+    harvester.gather(space.root, space.format.top, 0)
+    if clear:
+        harvester.clear = True
+        harvester.gather(space.root, space.format.top, 0)
+    rows = np.array(harvester.out, dtype=HARVEST_DTYPE)
+    rows.sort(order="va")
+    return rows
