@@ -74,6 +74,7 @@ typedef struct {
 
 /* What the parameters of one table add to its format: the must-be-zero rule and the address bits in use. */
 typedef struct {
+    pt_item usual[PT_MAX_LEVELS];   /* tells a lawful table (level 0: leaf) in one test: pt_is_usual */
     pt_item zero[PT_MAX_LEVELS][2]; /* must be zero, by level and PT_IS_LEAF */
     pt_item keep;                   /* item bits that take part in an output address */
     uint8_t check_input;            /* whether an input address must obey the format's address rule */

@@ -76,6 +76,7 @@ cdef extern from "abi.h" nogil:
         pt_level level[6]
 
     ctypedef struct pt_rules:
+        pt_item usual[6]
         pt_item zero[6][2]
         pt_item keep
         uint8_t check_input

@@ -103,10 +103,16 @@ PT_INLINE int pt_kind(const pt_format *f, int level, pt_item item) {
 
 PT_INLINE pt_item pt_move(pt_item bits, int shift) { return shift >= 0 ? bits << shift : bits >> -shift; }
 
+/* Gathers a number out of the pieces that `keep` lets through. */
+PT_INLINE uint64_t pt_kept_number(const pt_piece *pieces, pt_item item, pt_item keep) {
+    return (uint64_t)(pt_move(item & (pieces[0].mask & keep), pieces[0].shift) |
+                      pt_move(item & (pieces[1].mask & keep), pieces[1].shift) |
+                      pt_move(item & (pieces[2].mask & keep), pieces[2].shift));
+}
+
 /* Gathers a number out of its pieces. */
 PT_INLINE uint64_t pt_number(const pt_piece *pieces, pt_item item) {
-    return (uint64_t)(pt_move(item & pieces[0].mask, pieces[0].shift) | pt_move(item & pieces[1].mask, pieces[1].shift) |
-                      pt_move(item & pieces[2].mask, pieces[2].shift));
+    return pt_kept_number(pieces, item, ~(pt_item)0);
 }
 
 /* Spreads a number over its pieces: the inverse of pt_number. */
@@ -117,7 +123,7 @@ PT_INLINE pt_item pt_pieces_of(const pt_piece *pieces, uint64_t number) {
 
 /* Where a table or leaf item points. */
 PT_INLINE uint64_t pt_output(const pt_format *f, const pt_rules *r, int level, int kind, pt_item item) {
-    return pt_number(f->level[level].layout[PT_IS_LEAF(kind)].output, item & r->keep);
+    return pt_kept_number(f->level[level].layout[PT_IS_LEAF(kind)].output, item, r->keep);
 }
 
 /* The address bits of an item that points to `oa`. */
@@ -128,6 +134,32 @@ PT_INLINE pt_item pt_output_bits(const pt_format *f, int level, int kind, uint64
 /* Whether a table or leaf item breaks the must-be-zero rule. */
 PT_INLINE int pt_breaks_zero(const pt_rules *r, int level, int kind, pt_item item) {
     return (item & r->zero[level][PT_IS_LEAF(kind)]) != 0;
+}
+
+/* The kind that most items of a walk have at `level`. */
+PT_INLINE int pt_usual_kind(int level) { return level == 0 ? PT_LEAF : PT_TABLE; }
+
+PT_INLINE pt_match pt_usual_match(const pt_format *f, int level) {
+    return level == 0 ? f->level[0].leaf[0] : f->level[level].table;
+}
+
+/* Whether an item is of its level's usual kind and obeys the must-be-zero rule: one test instead of
+ * four. A no says nothing: ask pt_kind and pt_breaks_zero then. */
+PT_INLINE int pt_is_usual(const pt_format *f, const pt_rules *r, int level, pt_item item) {
+    return (item & r->usual[level]) == pt_usual_match(f, level).value;
+}
+
+/* Fills in `usual` from the other rules. 0, which never matches, where the usual kind's own bits do
+ * not rule out an empty item (or are all 0). */
+static inline __attribute__((unused)) void pt_find_usual(const pt_format *f, pt_rules *r) {
+    for (int level = 0; level <= f->top; level++) {
+        pt_match match = pt_usual_match(f, level);
+        pt_item zero = r->zero[level][level == 0];
+        int not_empty = (match.mask & f->empty.mask & (match.value ^ f->empty.value)) != 0;
+        int sure = not_empty && match.value != 0 && (zero & match.value) == 0;
+        r->usual[level] = sure ? match.mask | zero : 0;
+        /* A match that never holds has a value outside its mask, and still never holds. */
+    }
 }
 
 /* The bits of `need` that this item does not grant; 0 when the access may go on. */

@@ -32,3 +32,4 @@ cdef extern from "decode.h" nogil:
     bint pt_has(pt_item item, pt_item bits)
     bint pt_any(pt_item bits)
     pt_item pt_kept_aside(const pt_format *f, const pt_rules *r, pt_item item)
+    void pt_find_usual(const pt_format *f, pt_rules *r)

@@ -48,6 +48,8 @@ cdef class Edit:
     cdef uint64_t entries_written
     cdef uint64_t tables_allocated_bytes
     cdef list freed
+    cdef uint64_t stale_first
+    cdef uint64_t stale_last
     # Where a failing pass stopped.
     cdef uint64_t at_va
     cdef uint64_t at_item

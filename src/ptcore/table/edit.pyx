@@ -46,6 +46,8 @@ cdef class Edit:
     def __cinit__(self):
         self.freed = []
         self.page_level = -1
+        self.stale_first = PT_ALL_ONES
+        self.stale_last = 0
 
     cdef int stop(self, int end, int level, const Item *it):
         self.at_va = it.first
@@ -346,6 +348,8 @@ cdef class Edit:
                     (it.last >> self.f.level[n + 1].shift) - (it.first >> self.f.level[n + 1].shift)
                 )
             return EDIT_DONE
+        self.stale_first = min(self.stale_first, it.first & ~pt_offset_mask(self.f, level))
+        self.stale_last = max(self.stale_last, it.last | pt_offset_mask(self.f, level))
         table = self.new_table(level - 1)
         pa = pt_output(self.f, &self.space.rules, level, PT_LEAF, it.item)
         attributes = pt_carry_down(self.f, level, it.item) | pt_kept_aside(self.f, &self.space.rules, it.item)

@@ -24,6 +24,7 @@ from ptcore.table.abi cimport (
     pt_piece,
 )
 from ptcore.table.decode cimport (
+    pt_find_usual,
     pt_full_input,
     pt_has,
     pt_index,
@@ -189,6 +190,7 @@ cdef class PageTable:
                 masks.append((role_mask(word, Role.RESERVED) | above) if self.check_reserved else 0)
                 self.space.rules.zero[n][kind] = masks[kind]
             self.zero_masks.append(masks)
+        pt_find_usual(&self.own_format, &self.space.rules)
         keep = (1 << (8 * self.format.entry_bytes)) - 1 & ~encryption & ~beyond
         self.space.rules.keep = keep
 
@@ -261,13 +263,18 @@ cdef class PageTable:
             raise self._fault(Status(status), ia, access, user)
         return oa
 
-    def translate_many(self, vas, access=READ, user=False):
+    def translate_many(self, vas, access=READ, user=False, *, out=None):
         source = np.asarray(vas)
         if source.dtype != np.uint64:
             source = _as_addresses(source)
         source = np.ascontiguousarray(source)
-        pas = np.empty(source.shape, dtype=np.uint64)
-        statuses = np.empty(source.shape, dtype=np.uint8)
+        if out is None:
+            pas = np.empty(source.shape, dtype=np.uint64)
+            statuses = np.empty(source.shape, dtype=np.uint8)
+        else:
+            pas, statuses = out
+            _check_out("pas", pas, np.uint64, source.shape)
+            _check_out("statuses", statuses, np.uint8, source.shape)
         cdef const uint64_t[::1] ias = source.reshape(-1)
         cdef uint64_t[::1] oas = pas.reshape(-1)
         cdef uint8_t[::1] ends = statuses.reshape(-1)
@@ -619,6 +626,12 @@ cdef class PageTable:
             self.reserve(edit)
             edit.dry = False
             end = edit.split_range(self.space.root, self.own_format.top, span.start, span.last)
+        if end == EDIT_DONE and edit.entries_written:
+            # The large translations that were split reach beyond the span asked for.
+            span = Span(
+                min(span.start, pt_full_input(&self.own_format, edit.stale_first)),
+                max(span.last, pt_full_input(&self.own_format, edit.stale_last)),
+            )
         return self.finish(edit, end, (span,) if edit.entries_written else ())
 
     def collapse(self, va, length, page_size, *, missing_ok=False):
@@ -644,6 +657,13 @@ cdef class PageTable:
 
     def __repr__(self):
         return f"PageTable({self.format.name}, root={self.space.root:#x})"
+
+
+def _check_out(name, array, dtype, shape):
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
+        raise TypeError(f"out: {name} is an array of {np.dtype(dtype).name} of shape {shape}")
+    if not (array.flags.c_contiguous and array.flags.writeable):
+        raise TypeError(f"out: {name} is contiguous and writable")
 
 
 def _bits_beyond(word, physical_bits):

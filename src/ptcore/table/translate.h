@@ -27,21 +27,22 @@ PT_INLINE uint64_t pt_clock_ns(void) {
 }
 
 PT_INLINE void pt_chunk(const pt_format *f, const pt_space *s, const pt_need *need, const uint64_t *ias,
-                        uint64_t *oas, uint8_t *statuses, int n, int by_level) {
+                        uint64_t *restrict oas, uint8_t *restrict statuses, int n, int by_level) {
     if (by_level) {
         for (int i = 0; i < n; i += PT_BLOCK)
             pt_walk_block(f, s, need, ias + i, oas + i, statuses + i, n - i < PT_BLOCK ? n - i : PT_BLOCK);
     } else {
+        pt_hint hint = {0, 0, 0, 0};
         for (int i = 0; i < n; i++) {
             uint64_t oa;
-            statuses[i] = (uint8_t)pt_walk_one(f, s, need, ias[i], &oa, NULL);
+            statuses[i] = (uint8_t)pt_walk_one(f, s, need, ias[i], &oa, NULL, &hint);
             oas[i] = oa;
         }
     }
 }
 
 PT_INLINE void pt_many(const pt_format *f, const pt_space *s, const pt_need *need, const uint64_t *ias,
-                       uint64_t *oas, uint8_t *statuses, size_t n) {
+                       uint64_t *restrict oas, uint8_t *restrict statuses, size_t n) {
     uint64_t took[2] = {0, 0};
     int by_level = 0;
     for (size_t chunk = 0, first = 0; first < n; chunk++, first += PT_CHUNK) {
@@ -60,7 +61,8 @@ PT_INLINE void pt_many(const pt_format *f, const pt_space *s, const pt_need *nee
 
 #define PT_ENGINE_FUNCTIONS(NAME, FORMAT)                                                                      \
     static int pt_one_##NAME(const pt_space *s, const pt_need *need, uint64_t ia, uint64_t *oa) {              \
-        return need ? pt_walk_one(FORMAT, s, need, ia, oa, NULL) : pt_walk_one(FORMAT, s, NULL, ia, oa, NULL); \
+        return need ? pt_walk_one(FORMAT, s, need, ia, oa, NULL, NULL) \
+                    : pt_walk_one(FORMAT, s, NULL, ia, oa, NULL, NULL); \
     }                                                                                                          \
     static void pt_many_##NAME(const pt_space *s, const pt_need *need, const uint64_t *ias, uint64_t *oas,     \
                                uint8_t *statuses, size_t n) {                                                  \
@@ -86,6 +88,6 @@ static const pt_engine *pt_engine_for(const pt_format *format) {
 
 /* The path of one walk; not hot, so one instance serves every format. */
 static int pt_trace(const pt_space *s, uint64_t ia, uint64_t *oa, pt_path *path) {
-    return pt_walk_one(s->format, s, NULL, ia, oa, path);
+    return pt_walk_one(s->format, s, NULL, ia, oa, path, NULL);
 }
 #endif

@@ -14,17 +14,26 @@
 PT_INLINE int pt_step(const pt_format *f, const pt_space *s, const pt_need *need, int level, uint64_t ia,
                       uint64_t *table, pt_item *withheld, uint64_t *oa, pt_path *path) {
     uint64_t at = pt_item_at(f, *table, pt_index(f, level, ia));
-    const uint8_t *bytes = pt_at(s->memory, at, pt_entry_bytes(f));
-    if (PT_UNLIKELY(bytes == NULL))
-        return PT_BUS;
+    uint64_t offset = at - s->memory->flat_start;
+    const uint8_t *bytes = s->memory->flat + offset;
+    if (PT_UNLIKELY(offset >= s->memory->flat_room)) {
+        bytes = pt_at_any(s->memory, at, pt_entry_bytes(f));
+        if (bytes == NULL)
+            return PT_BUS;
+    }
     pt_item item = pt_load(f, bytes);
-    int kind = pt_kind(f, level, item);
+    int kind = pt_usual_kind(level);
+    int usual = pt_is_usual(f, &s->rules, level, item);
+    if (PT_UNLIKELY(!usual))
+        kind = pt_kind(f, level, item);
     if (path != NULL)
         path->step[path->count++] = (pt_step_read){*table, at, item, (uint8_t)level, (uint8_t)kind};
-    if (kind == PT_EMPTY)
-        return PT_NOT_PRESENT;
-    if (PT_UNLIKELY(kind == PT_RESERVED || pt_breaks_zero(&s->rules, level, kind, item)))
-        return PT_RESERVED_BITS;
+    if (PT_UNLIKELY(!usual)) {
+        if (kind == PT_EMPTY)
+            return PT_NOT_PRESENT;
+        if (kind == PT_RESERVED || pt_breaks_zero(&s->rules, level, kind, item))
+            return PT_RESERVED_BITS;
+    }
     if (need != NULL)
         *withheld |= pt_withheld(f, need, level, kind, item);
     if (kind == PT_TABLE) {
@@ -38,22 +47,49 @@ PT_INLINE int pt_step(const pt_format *f, const pt_space *s, const pt_need *need
     return PT_OK;
 }
 
+/* Where the last walk of a batch stood when it came to PT_HINT_LEVEL: the next one, if it would come
+ * the same way, starts there. Neighbours in a batch mostly do. */
+#define PT_HINT_LEVEL 1
+
+typedef struct {
+    uint64_t ia, table;
+    pt_item withheld;
+    int set;
+} pt_hint;
+
+PT_INLINE int pt_comes_the_same_way(const pt_format *f, const pt_hint *hint, uint64_t ia) {
+    return hint->set && ((ia ^ hint->ia) >> f->level[PT_HINT_LEVEL + 1].shift) == 0;
+}
+
 PT_INLINE int pt_walk_one(const pt_format *f, const pt_space *s, const pt_need *need, uint64_t ia, uint64_t *oa,
-                          pt_path *path) {
+                          pt_path *path, pt_hint *hint) {
     uint64_t table = s->root;
     pt_item withheld = 0;
-    int status = PT_NOT_CANONICAL, level = f->top;
+    int status = PT_DOWN, level = f->top;
     *oa = PT_ALL_ONES;
     if (path != NULL)
         path->count = 0;
-    if (PT_LIKELY(!s->rules.check_input || pt_legal_input(f, ia))) {
-        status = PT_DOWN;
+    if (hint != NULL && f->top > PT_HINT_LEVEL && PT_LIKELY(pt_comes_the_same_way(f, hint, ia))) {
+        table = hint->table;
+        withheld = hint->withheld;
+    } else {
+        if (PT_UNLIKELY(s->rules.check_input && !pt_legal_input(f, ia)))
+            status = PT_NOT_CANONICAL;
 #pragma GCC unroll 6
         for (int step = 0; step < PT_MAX_LEVELS; step++) {
+            if (f->top - step <= PT_HINT_LEVEL || status != PT_DOWN)
+                break;
             level = f->top - step;
             status = pt_step(f, s, need, level, ia, &table, &withheld, oa, path);
-            if (status != PT_DOWN)
-                break;
+        }
+        if (hint != NULL && f->top > PT_HINT_LEVEL && status == PT_DOWN)
+            *hint = (pt_hint){ia, table, withheld, 1};
+    }
+#pragma GCC unroll 2
+    for (int lower = PT_HINT_LEVEL; lower >= 0; lower--) {
+        if (lower <= f->top && PT_LIKELY(status == PT_DOWN)) {
+            level = lower;
+            status = pt_step(f, s, need, lower, ia, &table, &withheld, oa, path);
         }
     }
     if (path != NULL) {
@@ -62,6 +98,12 @@ PT_INLINE int pt_walk_one(const pt_format *f, const pt_space *s, const pt_need *
         path->table = table;
     }
     return status;
+}
+
+/* Asks for the item of `ia` in `table`. Unchecked: a prefetch of a wild address does nothing. */
+PT_INLINE void pt_prefetch(const pt_format *f, const pt_space *s, int level, uint64_t ia, uint64_t table) {
+    uint64_t at = pt_item_at(f, table, pt_index(f, level, ia));
+    __builtin_prefetch((const void *)((uintptr_t)s->memory->flat + (uintptr_t)(at - s->memory->flat_start)));
 }
 
 /* At most PT_BLOCK addresses. */
@@ -84,15 +126,14 @@ PT_INLINE void pt_walk_block(const pt_format *f, const pt_space *s, const pt_nee
         int level = f->top - step, left = 0;
         if (level < 0 || count == 0)
             break;
-        for (int j = 0; j < count; j++)
-            __builtin_prefetch(pt_at(s->memory, pt_item_at(f, table[live[j]], pt_index(f, level, ias[live[j]])),
-                                     pt_entry_bytes(f)));
         for (int j = 0; j < count; j++) {
             int i = live[j];
             int status = pt_step(f, s, need, level, ias[i], &table[i], &withheld[i], &oas[i], NULL);
             statuses[i] = (uint8_t)status;
-            live[left] = (uint8_t)i;
-            left += status == PT_DOWN;
+            if (level > 0 && PT_LIKELY(status == PT_DOWN)) {
+                pt_prefetch(f, s, level - 1, ias[i], table[i]);
+                live[left++] = (uint8_t)i;
+            }
         }
         count = left;
     }
