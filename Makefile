@@ -1,0 +1,52 @@
+# make run, make test, make lint, make bench: each sets up all that it needs in .venv and build/.
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := pyproject.toml setup.py $(shell find src -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.h' ! -name '*_generated.h')
+TRACE ?=
+
+.PHONY: run test lint bench clean
+
+run: $(VENV)/.ready-run
+	@$(BIN)/ptcore compare $(TRACE)
+	@$(BIN)/ptcore validate vmalloc $(TRACE)
+
+test: $(VENV)/.ready-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready-bench
+	$(BIN)/python bench/run.py
+
+$(VENV)/.ready-venv: tools/check-system.sh
+	@python=$$(sh tools/check-system.sh) && "$$python" -m venv $(VENV)
+	@$(PIP) install --quiet --upgrade "pip>=25.1"
+	@touch $@
+
+# The build's own tools are installed too, so that a rebuild needs no isolated environment.
+$(VENV)/.ready-run: $(VENV)/.ready-venv $(SOURCES)
+	@echo "setting up: building ptcore and installing what it needs (a minute or two, once)"
+	@$(PIP) install --quiet "setuptools>=77" "Cython>=3.1,<3.4"
+	@$(PIP) install --quiet --no-build-isolation --editable ".[cli]"
+	@touch $@
+
+$(VENV)/.ready-test: $(VENV)/.ready-run
+	@$(PIP) install --quiet --group test
+	@touch $@
+
+$(VENV)/.ready-lint: $(VENV)/.ready-run
+	@$(PIP) install --quiet --group lint
+	@touch $@
+
+$(VENV)/.ready-bench: $(VENV)/.ready-run
+	@$(PIP) install --quiet --group bench
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info src/ptcore/table/formats_generated.h
+	find src -name '*.so' -delete
+	find src -name '*.pyx' | sed 's/\.pyx$$/.c/' | xargs rm -f
