@@ -30,8 +30,10 @@ $(VENV)/.ready-venv: tools/check-system.sh
 # The build's own tools are installed too, so that a rebuild needs no isolated environment.
 $(VENV)/.ready-run: $(VENV)/.ready-venv $(SOURCES)
 	@echo "setting up: building ptcore and installing what it needs (a minute or two, once)"
-	@$(PIP) install --quiet "setuptools>=77" "Cython>=3.1,<3.4"
-	@$(PIP) install --quiet --no-build-isolation --editable ".[cli]"
+	@mkdir -p build
+	@$(PIP) install "setuptools>=77" "Cython>=3.1,<3.4" >build/install.log 2>&1 && \
+		$(PIP) install --no-build-isolation --editable ".[cli]" >>build/install.log 2>&1 || \
+		{ cat build/install.log; exit 1; }
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready-run

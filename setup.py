@@ -78,6 +78,7 @@ class BuildWithoutSources(build_py):
 generate_constants()
 setup(
     cmdclass={"build_py": BuildWithoutSources},
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(
         extensions(),
         include_path=["src"],

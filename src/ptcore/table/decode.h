@@ -211,4 +211,11 @@ PT_INLINE int pt_any(pt_item bits) { return bits != 0; }
 PT_INLINE pt_item pt_kept_aside(const pt_format *f, const pt_rules *r, pt_item item) {
     return item & ~r->keep & pt_output_bits(f, 0, PT_LEAF, PT_ALL_ONES);
 }
+
+/* All of a leaf but its address and the marks that hardware sets by itself (accessed, dirty). */
+PT_INLINE pt_item pt_lasting(const pt_format *f, const pt_rules *r, int level, pt_item item) {
+    const pt_layout *layout = &f->level[level].layout[1];
+    return (pt_without_output(f, level, PT_LEAF, item) & ~(layout->accessed | layout->dirty)) |
+           pt_kept_aside(f, r, item);
+}
 #endif

@@ -33,3 +33,4 @@ cdef extern from "decode.h" nogil:
     bint pt_any(pt_item bits)
     pt_item pt_kept_aside(const pt_format *f, const pt_rules *r, pt_item item)
     void pt_find_usual(const pt_format *f, pt_rules *r)
+    pt_item pt_lasting(const pt_format *f, const pt_rules *r, int level, pt_item item)

@@ -72,6 +72,7 @@ from ptcore.table.rows import Stats
 from ptcore.units import ALL_ONES, Span, format_size, parse_size
 
 READ = "r"
+cdef dict RIGHTS_OF = {}  # access letters -> bits, filled as they are met
 KINDS = paths.KIND_NAMES
 SMALLEST_FRAME_LG2 = 12
 
@@ -244,12 +245,13 @@ cdef class PageTable:
 
     cdef unsigned rights_of(self, access, bint user) except? 255:
         """Rights as bits: 0 read, 1 write, 2 execute, 3 user."""
-        cdef unsigned rights = 0
-        if access is READ:
-            rights = 1
-        else:
-            for role in encode.rights_of(access):
-                rights |= 1 << RIGHT_ROLES.index(role)
+        cdef unsigned rights = 1
+        if access is not READ:
+            known = RIGHTS_OF.get(access)
+            if known is None:
+                known = sum(1 << RIGHT_ROLES.index(role) for role in encode.rights_of(access))
+                RIGHTS_OF[access] = known
+            rights = known
         return rights | (8 if user else 0)
 
     def translate(self, va, access=READ, user=False):

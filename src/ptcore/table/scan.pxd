@@ -25,6 +25,9 @@ cdef class Scan:
     cdef Row *rows
     cdef size_t count
     cdef size_t room
+    # What the last leaf row was made from, to see at once that the next leaf carries it on.
+    cdef pt_item last_attributes
+    cdef unsigned last_rights
     # Subtrees listed before: (table, level, rights) -> the address where, or an empty one.
     cdef dict seen
 
@@ -33,6 +36,9 @@ cdef class Scan:
     ) except -1
     cdef int list_below(
         self, uint64_t table, int level, unsigned rights, uint64_t first, uint64_t last
+    ) except -1
+    cdef int list_leaf(
+        self, pt_item item, int level, unsigned rights, uint64_t first, uint64_t last
     ) except -1
     cdef int add(self, const Row *row) except -1
 

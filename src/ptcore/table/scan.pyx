@@ -35,6 +35,7 @@ from ptcore.table.decode cimport (
     pt_item_rights,
     pt_kept_aside,
     pt_kind,
+    pt_lasting,
     pt_leaf_bytes,
     pt_load,
     pt_number,
@@ -77,6 +78,16 @@ cdef bint _goes_on(const Row *a, const Row *b) noexcept nogil:
     return b.repeat_of == a.repeat_of and b.pa == a.pa
 
 
+cdef void clear_row(Row *row, int level, uint64_t first, uint64_t last, uint64_t page_size) noexcept:
+    memset(row, 0, sizeof(Row))
+    row.first = first
+    row.last = last
+    row.pa = PT_ALL_ONES
+    row.page_size = page_size
+    row.repeat_of = PT_ALL_ONES
+    row.level = <uint8_t>level
+
+
 @cython.final
 cdef class Scan:
     def __cinit__(self):
@@ -113,60 +124,75 @@ cdef class Scan:
         cdef unsigned granted
         cdef int kind
         cdef Row row
-        cdef const pt_layout *layout = &self.f.level[level].layout[1]
+        item = 0
         while True:
             item_last = item_first | mask
             if item_last > last:
                 item_last = last
-            memset(&row, 0, sizeof(row))
-            row.first = item_first
-            row.last = item_last
-            row.page_size = mask + 1
-            row.level = <uint8_t>level
-            row.pa = PT_ALL_ONES
-            row.repeat_of = PT_ALL_ONES
             bytes = pt_at(self.space.memory, pt_item_at(self.f, table, index), size)
-            if bytes == NULL:
-                row.kind = ROW_OUTSIDE
-                row.pa = table
-                self.add(&row)
-            else:
+            kind = PT_RESERVED
+            if bytes != NULL:
                 item = pt_load(self.f, bytes)
                 kind = pt_kind(self.f, level, item)
-                if kind == PT_RESERVED or (
-                    kind != PT_EMPTY and pt_breaks_zero(&self.space.rules, level, kind, item)
-                ):
-                    row.kind = ROW_RESERVED
-                    self.add(&row)
-                elif kind != PT_EMPTY:
-                    granted = pt_item_rights(self.f, level, kind, item)
-                    if self.f.parents_limit_rights:
-                        granted &= rights
-                    if kind == PT_TABLE:
-                        self.list_below(
-                            pt_output(self.f, &self.space.rules, level, kind, item),
-                            level - 1,
-                            granted,
-                            item_first,
-                            item_last,
-                        )
-                    else:
-                        row.kind = ROW_LEAF
-                        row.pa = pt_output(self.f, &self.space.rules, level, kind, item)
-                        row.pa += item_first & mask
-                        row.rights = <uint8_t>granted
-                        row.memory_type = <uint8_t>pt_number(layout.memory_type, item)
-                        row.pkey = <uint8_t>pt_number(layout.protection_key, item)
-                        row.software = <uint16_t>pt_number(layout.software, item)
-                        if pt_has(item, layout.global_):
-                            row.flags |= FLAG_GLOBAL
-                        if pt_any(pt_kept_aside(self.f, &self.space.rules, item)):
-                            row.flags |= FLAG_ENCRYPTED
-                        self.add(&row)
+            if kind == PT_LEAF and not pt_breaks_zero(&self.space.rules, level, kind, item):
+                self.list_leaf(item, level, rights, item_first, item_last)
+            elif kind == PT_TABLE and not pt_breaks_zero(&self.space.rules, level, kind, item):
+                granted = pt_item_rights(self.f, level, kind, item)
+                self.list_below(
+                    pt_output(self.f, &self.space.rules, level, kind, item),
+                    level - 1,
+                    granted & rights if self.f.parents_limit_rights else granted,
+                    item_first,
+                    item_last,
+                )
+            elif kind != PT_EMPTY:
+                clear_row(&row, level, item_first, item_last, mask + 1)
+                row.kind = ROW_RESERVED if bytes != NULL else ROW_OUTSIDE
+                if bytes == NULL:
+                    row.pa = table
+                self.add(&row)
             if index == last_index:
                 return 0
             index += 1
             item_first = item_last + 1
+
+    cdef int list_leaf(
+        self, pt_item item, int level, unsigned rights, uint64_t first, uint64_t last
+    ) except -1:
+        cdef const pt_layout *layout = &self.f.level[level].layout[1]
+        cdef uint64_t mask = pt_offset_mask(self.f, level)
+        cdef uint64_t pa = pt_output(self.f, &self.space.rules, level, PT_LEAF, item) + (first & mask)
+        cdef pt_item attributes = pt_lasting(self.f, &self.space.rules, level, item)
+        cdef unsigned granted
+        cdef Row row
+        cdef Row *before = &self.rows[self.count - 1] if self.count else NULL
+        if (
+            before != NULL
+            and before.kind == ROW_LEAF
+            and before.level == level
+            and rights == self.last_rights
+            and not pt_any(attributes ^ self.last_attributes)
+            and before.last + 1 == first
+            and before.last != PT_ALL_ONES
+            and before.pa + (first - before.first) == pa
+        ):
+            before.last = last  # one more page of the same: most leaves end here
+            return 0
+        clear_row(&row, level, first, last, mask + 1)
+        granted = pt_item_rights(self.f, level, PT_LEAF, item)
+        row.kind = ROW_LEAF
+        row.pa = pa
+        row.rights = <uint8_t>(granted & rights if self.f.parents_limit_rights else granted)
+        row.memory_type = <uint8_t>pt_number(layout.memory_type, item)
+        row.pkey = <uint8_t>pt_number(layout.protection_key, item)
+        row.software = <uint16_t>pt_number(layout.software, item)
+        if pt_has(item, layout.global_):
+            row.flags |= FLAG_GLOBAL
+        if pt_any(pt_kept_aside(self.f, &self.space.rules, item)):
+            row.flags |= FLAG_ENCRYPTED
+        self.last_attributes = attributes
+        self.last_rights = rights
+        return self.add(&row)
 
     cdef int list_below(
         self, uint64_t table, int level, unsigned rights, uint64_t first, uint64_t last
@@ -185,15 +211,11 @@ cdef class Scan:
             grew = self.count > before or (before and self.rows[before - 1].last != last_before)
             self.seen[key] = first if grew else PT_ALL_ONES
         elif earlier != PT_ALL_ONES:
-            memset(&row, 0, sizeof(row))
-            row.first = first
-            row.last = last
+            clear_row(&row, level, first, last, mask + 1)
             row.pa = table
-            row.page_size = mask + 1
             row.repeat_of = earlier
             row.rights = <uint8_t>rights
             row.kind = ROW_REPEAT
-            row.level = <uint8_t>level
             self.add(&row)
         return 0
 
