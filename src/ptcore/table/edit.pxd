@@ -2,6 +2,7 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from ptcore.memory.physical cimport FrameAllocator
 from ptcore.table.abi cimport pt_format, pt_item, pt_need, pt_space
+from ptcore.table.engine cimport pt_engine
 
 
 cdef enum EditEnd:
@@ -32,6 +33,7 @@ cdef class Edit:
     # What the edit works on.
     cdef const pt_space *space
     cdef const pt_format *f
+    cdef const pt_engine *engine
     cdef FrameAllocator frames
     cdef const pt_need *need
     # What is asked.
@@ -74,6 +76,7 @@ cdef class Edit:
 
     cdef bint is_empty_table(self, uint64_t table, int level) noexcept
     cdef int unmap_range(self, uint64_t table, int level, uint64_t first, uint64_t last)
+    cdef int unmap_smallest(self, uint64_t table, uint64_t first, uint64_t last)
     cdef int unmap_below(self, int level, Item *it)
 
     cdef int protect_range(self, uint64_t table, int level, uint64_t first, uint64_t last)

@@ -166,21 +166,18 @@ cdef class Edit:
         bytes = pt_at_any(self.space.memory, it.at, count * size)
         if bytes == NULL:
             return self.stop(EDIT_OUTSIDE_MEMORY, 0, &it)
-        for n in range(count):
-            if self.dry:
-                it.item = pt_load(self.f, bytes)
-                if not pt_is_empty(self.f, it.item):
-                    it.first = first + (n << self.f.level[0].shift)
-                    it.at += n * size
-                    it.kind = pt_kind(self.f, 0, it.item)
-                    return self.stop(
-                        EDIT_ALREADY_MAPPED if it.kind == PT_LEAF else EDIT_MALFORMED, 0, &it
-                    )
-            else:
-                pt_store(self.f, bytes, self.set_[0] | pt_output_bits(self.f, 0, PT_LEAF, pa))
-                pa += pt_leaf_bytes(self.f, 0)
-            bytes += size
-        if not self.dry:
+        if self.dry:
+            n = self.engine.empty_run(self.space, bytes, count)
+            if n < count:
+                it.first = first + (n << self.f.level[0].shift)
+                it.at += n * size
+                it.item = pt_load(self.f, bytes + n * size)
+                it.kind = pt_kind(self.f, 0, it.item)
+                return self.stop(
+                    EDIT_ALREADY_MAPPED if it.kind == PT_LEAF else EDIT_MALFORMED, 0, &it
+                )
+        else:
+            self.engine.fill(self.space, bytes, count, self.set_[0], pa)
             self.entries_written += count
         return EDIT_DONE
 
@@ -243,6 +240,8 @@ cdef class Edit:
         cdef Item it
         cdef int end
         cdef uint64_t last_index = pt_index(self.f, level, last)
+        if level == 0 and self.unmap_smallest(table, first, last) == EDIT_DONE:
+            return EDIT_DONE
         it.index = pt_index(self.f, level, first)
         it.first = first
         while True:
@@ -265,6 +264,20 @@ cdef class Edit:
                 return EDIT_DONE
             it.index += 1
             it.first = it.last + 1
+
+    cdef int unmap_smallest(self, uint64_t table, uint64_t first, uint64_t last):
+        """The run of items at level 0 when all are leaves: checked and cleared as one."""
+        cdef uint64_t index = pt_index(self.f, 0, first)
+        cdef uint64_t count = pt_index(self.f, 0, last) - index + 1
+        cdef uint8_t *bytes = pt_at_any(
+            self.space.memory, pt_item_at(self.f, table, index), count * pt_entry_bytes(self.f)
+        )
+        if bytes == NULL or self.engine.lawful_leaf_run(self.space, bytes, count) < count:
+            return EDIT_HOLE  # not one run: the caller looks at each item
+        if not self.dry:
+            self.engine.clear(self.space, bytes, count)
+            self.entries_written += count
+        return EDIT_DONE
 
     cdef int unmap_below(self, int level, Item *it):
         cdef uint64_t table = self.below(level, it)

@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from ptcore.memory.physical cimport PhysicalMemory
 from ptcore.table.abi cimport pt_format, pt_item, pt_need, pt_path, pt_space
 from ptcore.table.edit cimport Edit
-from ptcore.table.translate cimport pt_engine
+from ptcore.table.engine cimport pt_engine
 
 
 cdef class PageTable:

@@ -393,7 +393,7 @@ cdef class PageTable:
             for span in self.legal_spans()
             if low <= span.last and high >= span.start
         ]
-        return scan.mappings(&self.space, ranges, not repeats)
+        return scan.mappings(&self.space, self.engine, ranges, not repeats)
 
     def reverse(self, pa):
         return scan.reverse(&self.space, as_address(pa))
@@ -434,6 +434,7 @@ cdef class PageTable:
         self._check_editable()
         edit.space = &self.space
         edit.f = &self.own_format
+        edit.engine = self.engine
         edit.frames = self.memory.frames
         edit.need = &self.needs[0]
         for n in range(1, self.own_format.top + 1):

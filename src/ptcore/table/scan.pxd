@@ -1,6 +1,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
 from ptcore.table.abi cimport pt_format, pt_item, pt_space
+from ptcore.table.engine cimport pt_engine
 
 
 cdef packed struct Row:
@@ -21,6 +22,7 @@ cdef packed struct Row:
 cdef class Scan:
     cdef const pt_space *space
     cdef const pt_format *f
+    cdef const pt_engine *engine
     cdef bint expand
     cdef Row *rows
     cdef size_t count
@@ -37,13 +39,16 @@ cdef class Scan:
     cdef int list_below(
         self, uint64_t table, int level, unsigned rights, uint64_t first, uint64_t last
     ) except -1
+    cdef uint64_t carry_on(self, uint64_t table, uint64_t index, uint64_t last_index) noexcept
     cdef int list_leaf(
         self, pt_item item, int level, unsigned rights, uint64_t first, uint64_t last
     ) except -1
     cdef int add(self, const Row *row) except -1
 
 
-cdef object mappings(const pt_space *space, list ranges, bint expand)
+cdef object mappings(
+    const pt_space *space, const pt_engine *engine, list ranges, bint expand
+)
 cdef object reverse(const pt_space *space, uint64_t pa)
 cdef object stats(const pt_space *space)
 cdef object harvest(const pt_space *space, bint dirty, bint clear)

@@ -12,7 +12,7 @@ from libc.string cimport memset
 
 import numpy as np
 
-from ptcore.memory.physical cimport pt_at
+from ptcore.memory.physical cimport pt_at, pt_at_any
 from ptcore.table.abi cimport (
     PT_ALL_ONES,
     PT_EMPTY,
@@ -23,6 +23,7 @@ from ptcore.table.abi cimport (
     pt_layout,
     pt_space,
 )
+from ptcore.table.engine cimport pt_engine
 from ptcore.table.decode cimport (
     pt_any,
     pt_breaks_zero,
@@ -123,6 +124,7 @@ cdef class Scan:
         cdef pt_item item
         cdef unsigned granted
         cdef int kind
+        cdef uint64_t run
         cdef Row row
         item = 0
         while True:
@@ -136,6 +138,11 @@ cdef class Scan:
                 kind = pt_kind(self.f, level, item)
             if kind == PT_LEAF and not pt_breaks_zero(&self.space.rules, level, kind, item):
                 self.list_leaf(item, level, rights, item_first, item_last)
+                if level == 0 and index != last_index:
+                    # Most leaves only carry the last row on: take all that do at once.
+                    run = self.carry_on(table, index + 1, last_index)
+                    index += run
+                    item_last += run * (mask + 1)
             elif kind == PT_TABLE and not pt_breaks_zero(&self.space.rules, level, kind, item):
                 granted = pt_item_rights(self.f, level, kind, item)
                 self.list_below(
@@ -155,6 +162,21 @@ cdef class Scan:
                 return 0
             index += 1
             item_first = item_last + 1
+
+    cdef uint64_t carry_on(self, uint64_t table, uint64_t index, uint64_t last_index) noexcept:
+        """Let the last row take in the items of level 0 that carry it on; return how many did."""
+        cdef Row *row = &self.rows[self.count - 1]
+        cdef uint64_t count = last_index - index + 1
+        cdef const uint8_t *bytes = pt_at_any(
+            self.space.memory, pt_item_at(self.f, table, index), count * pt_entry_bytes(self.f)
+        )
+        if bytes == NULL:
+            return 0
+        count = self.engine.leaf_run(
+            self.space, bytes, count, self.last_attributes, row.pa + (row.last - row.first + 1)
+        )
+        row.last += count * pt_leaf_bytes(self.f, 0)
+        return count
 
     cdef int list_leaf(
         self, pt_item item, int level, unsigned rights, uint64_t first, uint64_t last
@@ -227,16 +249,14 @@ cdef class Scan:
         return np.frombuffer((<char *>self.rows)[:size], dtype=ROW_DTYPE).copy()
 
 
-cdef Scan new_scan(const pt_space *space, bint expand):
+cdef object mappings(
+    const pt_space *space, const pt_engine *engine, list ranges, bint expand
+):
     cdef Scan scan = Scan.__new__(Scan)
     scan.space = space
     scan.f = space.format
+    scan.engine = engine
     scan.expand = expand
-    return scan
-
-
-cdef object mappings(const pt_space *space, list ranges, bint expand):
-    cdef Scan scan = new_scan(space, expand)
     for first, last in ranges:
         scan.list_range(space.root, space.format.top, ALL_RIGHTS, first, last)
     return scan.array()

@@ -4,15 +4,9 @@
  * folds every mask and shift. A table whose format equals a generated one uses that one's engine. */
 #ifndef PT_TRANSLATE_H
 #define PT_TRANSLATE_H
+#include "engine.h"
 #include "formats_generated.h"
-#include "walk.h"
 #include <time.h>
-
-typedef struct {
-    const pt_format *format; /* NULL: any format, read from the space */
-    int (*one)(const pt_space *, const pt_need *, uint64_t, uint64_t *);
-    void (*many)(const pt_space *, const pt_need *, const uint64_t *, uint64_t *, uint8_t *, size_t);
-} pt_engine;
 
 /* How a batch is cut: chunks are walked depth first or level by level, whichever took less time when
  * both were last tried. Depth first wins while tables are in the first-level cache, level by level
@@ -69,14 +63,38 @@ PT_INLINE void pt_many(const pt_format *f, const pt_space *s, const pt_need *nee
         if (need)                                                                                              \
             pt_many(FORMAT, s, need, ias, oas, statuses, n);                                                   \
         else                                                                                                   \
-            pt_many(FORMAT, s, NULL, ias, oas, statuses, n);                                                   \
+            pt_many(FORMAT, s, NULL, ias, oas, statuses, n); \
+    } \
+    static size_t pt_empty_run_##NAME(const pt_space *s, const uint8_t *bytes, size_t count) { \
+        (void)s; \
+        return pt_empty_run(FORMAT, bytes, count); \
+    } \
+    static size_t pt_leaf_run_##NAME(const pt_space *s, const uint8_t *bytes, size_t count, pt_item lasting, \
+                                     uint64_t oa) { \
+        return pt_leaf_run(FORMAT, s, bytes, count, lasting, oa); \
+    } \
+    static size_t pt_lawful_leaf_run_##NAME(const pt_space *s, const uint8_t *bytes, size_t count) { \
+        return pt_lawful_leaf_run(FORMAT, s, bytes, count); \
+    } \
+    static void pt_fill_##NAME(const pt_space *s, uint8_t *bytes, size_t count, pt_item attributes, uint64_t oa) { \
+        (void)s; \
+        pt_fill(FORMAT, bytes, count, attributes, oa); \
+    } \
+    static void pt_clear_##NAME(const pt_space *s, uint8_t *bytes, size_t count) { \
+        (void)s; \
+        pt_clear(FORMAT, bytes, count); \
     }
 #define PT_FORMAT_FUNCTIONS(NAME) PT_ENGINE_FUNCTIONS(NAME, &PT_FORMAT_##NAME)
 PT_FORMATS(PT_FORMAT_FUNCTIONS)
 PT_ENGINE_FUNCTIONS(any, s->format)
 
-#define PT_FORMAT_ENGINE(NAME) {&PT_FORMAT_##NAME, pt_one_##NAME, pt_many_##NAME},
-static const pt_engine PT_ENGINES[] = {PT_FORMATS(PT_FORMAT_ENGINE){NULL, pt_one_any, pt_many_any}};
+#define PT_ENGINE(NAME, KEY) \
+    { \
+        KEY, pt_one_##NAME, pt_many_##NAME, pt_empty_run_##NAME, pt_leaf_run_##NAME, pt_lawful_leaf_run_##NAME, \
+            pt_fill_##NAME, pt_clear_##NAME \
+    }
+#define PT_FORMAT_ENGINE(NAME) PT_ENGINE(NAME, &PT_FORMAT_##NAME),
+static const pt_engine PT_ENGINES[] = {PT_FORMATS(PT_FORMAT_ENGINE) PT_ENGINE(any, NULL)};
 
 /* The engine whose constants equal `format`, which must have been cleared before it was filled. */
 static const pt_engine *pt_engine_for(const pt_format *format) {

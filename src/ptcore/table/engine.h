@@ -1,0 +1,60 @@
+/* The loops that are compiled once per format (translate.h makes them), behind one struct of pointers. */
+#ifndef PT_ENGINE_H
+#define PT_ENGINE_H
+#include "walk.h"
+
+typedef struct {
+    const pt_format *format; /* NULL: any format, read from the space */
+    int (*one)(const pt_space *, const pt_need *, uint64_t, uint64_t *);
+    void (*many)(const pt_space *, const pt_need *, const uint64_t *, uint64_t *, uint8_t *, size_t);
+    /* Runs of `count` items at level 0 that lie one after the other from `bytes` on. */
+    size_t (*empty_run)(const pt_space *, const uint8_t *bytes, size_t count);
+    size_t (*leaf_run)(const pt_space *, const uint8_t *bytes, size_t count, pt_item lasting, uint64_t oa);
+    size_t (*lawful_leaf_run)(const pt_space *, const uint8_t *bytes, size_t count);
+    void (*fill)(const pt_space *, uint8_t *bytes, size_t count, pt_item attributes, uint64_t oa);
+    void (*clear)(const pt_space *, uint8_t *bytes, size_t count);
+} pt_engine;
+
+/* How many items from `bytes` on are empty. */
+PT_INLINE size_t pt_empty_run(const pt_format *f, const uint8_t *bytes, size_t count) {
+    size_t n = 0;
+    while (n < count && pt_is_empty(f, pt_load(f, bytes + (n << f->entry_lg2))))
+        n++;
+    return n;
+}
+
+PT_INLINE int pt_is_lawful_leaf(const pt_format *f, const pt_space *s, pt_item item) {
+    return PT_LIKELY(pt_is_usual(f, &s->rules, 0, item)) ||
+           (pt_kind(f, 0, item) == PT_LEAF && !pt_breaks_zero(&s->rules, 0, PT_LEAF, item));
+}
+
+/* How many items are leaves that a listing would merge: these lasting bits, addresses from `oa` on. */
+PT_INLINE size_t pt_leaf_run(const pt_format *f, const pt_space *s, const uint8_t *bytes, size_t count,
+                             pt_item lasting, uint64_t oa) {
+    size_t n = 0;
+    for (; n < count; n++, oa += pt_leaf_bytes(f, 0)) {
+        pt_item item = pt_load(f, bytes + (n << f->entry_lg2));
+        if (!pt_is_lawful_leaf(f, s, item) || pt_lasting(f, &s->rules, 0, item) != lasting ||
+            pt_output(f, &s->rules, 0, PT_LEAF, item) != oa)
+            break;
+    }
+    return n;
+}
+
+PT_INLINE size_t pt_lawful_leaf_run(const pt_format *f, const pt_space *s, const uint8_t *bytes, size_t count) {
+    size_t n = 0;
+    while (n < count && pt_is_lawful_leaf(f, s, pt_load(f, bytes + (n << f->entry_lg2))))
+        n++;
+    return n;
+}
+
+PT_INLINE void pt_fill(const pt_format *f, uint8_t *bytes, size_t count, pt_item attributes, uint64_t oa) {
+    for (size_t n = 0; n < count; n++, oa += pt_leaf_bytes(f, 0))
+        pt_store(f, bytes + (n << f->entry_lg2), attributes | pt_output_bits(f, 0, PT_LEAF, oa));
+}
+
+PT_INLINE void pt_clear(const pt_format *f, uint8_t *bytes, size_t count) {
+    for (size_t n = 0; n < count; n++)
+        pt_store(f, bytes + (n << f->entry_lg2), f->empty.value);
+}
+#endif
