@@ -1,1 +1,16 @@
+"""Floor 8: the `ptcore` command: arguments, one public call, print."""
 
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; say what to install when its packages are not there."""
+    try:
+        from ptcore.cli.commands import ptcore
+    except ModuleNotFoundError as error:
+        if error.name not in ("click", "rich"):
+            raise
+        sys.exit(f"the ptcore command needs the package {error.name!r}: pip install 'ptcore[cli]'")
+    ptcore()

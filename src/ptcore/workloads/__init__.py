@@ -1,0 +1,29 @@
+"""Floor 6: recorded traces as workloads."""
+
+from __future__ import annotations
+
+from ptcore.workloads.ftrace import (
+    AREA_DTYPE,
+    EVENT_DTYPE,
+    Areas,
+    Damaged,
+    EventKind,
+    FtraceLog,
+    join_areas,
+    read_ftrace,
+    read_sample,
+    sample_path,
+)
+
+__all__ = [
+    "AREA_DTYPE",
+    "EVENT_DTYPE",
+    "Areas",
+    "Damaged",
+    "EventKind",
+    "FtraceLog",
+    "join_areas",
+    "read_ftrace",
+    "read_sample",
+    "sample_path",
+]
