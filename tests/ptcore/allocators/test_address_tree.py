@@ -171,9 +171,9 @@ def test_the_whole_of_64_bits_can_be_taken_and_given() -> None:
 
 
 def test_a_search_size_passes_over_spans_that_only_happen_to_be_aligned() -> None:
-    tree = AddressTree(0, 0xFFFF)
+    tree = AddressTree(0, 0x1FFFF)
     tree.reserve(0x5000, 0x1000)
-    tree.reserve(0x7000, 0x1000)  # leaves 0x0..0x4fff below 0x6000..0x6fff, and 0x8000..0xffff
+    tree.reserve(0x7000, 0x1000)  # leaves 0x0..0x4fff below 0x6000..0x6fff, and 0x8000..0x1ffff
     assert tree.allocate(0x5000, 0x4000, search_size=0x5000 + 0x3FFF) == 0x8000
     assert tree.allocate(0x5000, 0x4000) == 0
 
