@@ -15,9 +15,7 @@ TASK = re.compile(r"^(\s*)(\S.*?)(-\d+\s+\[\d+\])", re.MULTILINE)
 
 def anonymise(text: str) -> str:
     """Replace every task name by 'task', keeping the columns where there is room."""
-    return TASK.sub(
-        lambda m: f"{'task'.rjust(len(m[1]) + len(m[2]))}{m[3]}", text
-    )
+    return TASK.sub(lambda m: f"{'task'.rjust(len(m[1]) + len(m[2]))}{m[3]}", text)
 
 
 if __name__ == "__main__":

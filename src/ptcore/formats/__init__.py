@@ -78,7 +78,7 @@ __all__ = [
     "Match",
     "Role",
     "Word",
+    "configurations",
     "get",
     "names",
-    "configurations",
 ]

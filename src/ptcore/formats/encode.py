@@ -137,5 +137,6 @@ def memory_type_number(fmt: Format, memory_type: str | int | None) -> int | None
 def rights_names(mask: int) -> str:
     """Return a rights bit set (bit 0 read, 1 write, 2 execute, 3 user) as letters: 'rw-u'."""
     return "".join(
-        (name[0] if name != "execute" else "x") if mask >> n & 1 else "-" for n, name in enumerate(RIGHTS)
+        (name[0] if name != "execute" else "x") if mask >> n & 1 else "-"
+        for n, name in enumerate(RIGHTS)
     )

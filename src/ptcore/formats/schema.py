@@ -259,7 +259,9 @@ def _validate_shape(fmt: Format) -> None:
     require(fmt.byte_order in ("little", "big"), "the byte order is 'little' or 'big'")
     require(1 <= fmt.physical_bits <= 64, "an output address has 1 to 64 bits")
     require(bool(fmt.citations), "no document is cited")
-    require(all(c.document and c.section for c in fmt.citations), "a citation lacks its section title")
+    require(
+        all(c.document and c.section for c in fmt.citations), "a citation lacks its section title"
+    )
     shift = fmt.levels[0].shift
     for n, level in enumerate(fmt.levels):
         require(level.bits > 0, f"level {n} ({level.name}) has no index bits")
@@ -268,7 +270,10 @@ def _validate_shape(fmt: Format) -> None:
             f"level {n} ({level.name}) indexes from bit {level.shift}, but the levels below end at bit {shift}",
         )
         shift += level.bits
-    require(shift == fmt.input_bits <= 64, f"the levels index {shift} bits, not the {fmt.input_bits} declared")
+    require(
+        shift == fmt.input_bits <= 64,
+        f"the levels index {shift} bits, not the {fmt.input_bits} declared",
+    )
 
 
 def _validate_level(fmt: Format, n: int, level: Level) -> None:
@@ -296,16 +301,22 @@ def _validate_word(fmt: Format, where: str, level: Level, word: Word) -> None:
     landed = 0
     for bits in word:
         if bits.high != below - 1 or not 0 <= bits.low <= bits.high:
-            raise FormatError(f"{where}: bits {bits.label} ({bits.name}) where bit {below - 1} is next")
+            raise FormatError(
+                f"{where}: bits {bits.label} ({bits.name}) where bit {below - 1} is next"
+            )
         below = bits.low
         if bits.role in (Role.KIND, *RIGHT_ROLES) and bits.value >> bits.width:
             raise FormatError(f"{where}: {bits.value} does not fit bits {bits.label} ({bits.name})")
         if bits.role in (*RIGHT_ROLES, *FLAGS) and bits.width != 1:
-            raise FormatError(f"{where}: {bits.role.value} is one bit, not {bits.label} ({bits.name})")
+            raise FormatError(
+                f"{where}: {bits.role.value} is one bit, not {bits.label} ({bits.name})"
+            )
         if bits.role is Role.OUTPUT:
             piece = ((1 << bits.width) - 1) << bits.target
             if landed & piece:
-                raise FormatError(f"{where}: bits {bits.label} give output bits that others give too")
+                raise FormatError(
+                    f"{where}: bits {bits.label} give output bits that others give too"
+                )
             landed |= piece
     if below:
         raise FormatError(f"{where}: bits {below - 1}:0 are not claimed")

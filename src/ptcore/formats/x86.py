@@ -104,7 +104,11 @@ def x86_64(levels: int = 4, *, nx: bool = True, pages_1g: bool = True) -> Format
         Level("PT", shift=12, bits=9, leaf=small),
         Level("PD", shift=21, bits=9, table=pointer, leaf=_large_leaf(no_execute, 21)),
         Level(
-            "PDPT", shift=30, bits=9, table=pointer, leaf=_large_leaf(no_execute, 30) if pages_1g else None
+            "PDPT",
+            shift=30,
+            bits=9,
+            table=pointer,
+            leaf=_large_leaf(no_execute, 30) if pages_1g else None,
         ),
         Level("PML4", shift=39, bits=9, table=top),
         Level("PML5", shift=48, bits=9, table=top),

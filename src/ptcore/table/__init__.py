@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ptcore.table.owed import Owed
 from ptcore.table.page_table import PageTable
 from ptcore.table.path import Step, Walk
@@ -17,4 +19,11 @@ __all__ = [
     "Stats",
     "Step",
     "Walk",
+    "include_dirs",
 ]
+
+
+def include_dirs() -> list[str]:
+    """Return the folders of C headers that an extension needs which cimports from ptcore."""
+    room = Path(__file__).parent
+    return [str(room), str(room.parent / "memory")]

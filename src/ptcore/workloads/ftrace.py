@@ -157,11 +157,15 @@ EVENTS: dict[str, EventFormat] = {
         _purge,
     ),
     "ipi_send_cpu": EventFormat(
-        EventKind.IPI, re.compile(r"cpu=(?P<cpu>\d+)(?: callsite=\S+)? callback=(?P<callback>\S+)"), _ipi
+        EventKind.IPI,
+        re.compile(r"cpu=(?P<cpu>\d+)(?: callsite=\S+)? callback=(?P<callback>\S+)"),
+        _ipi,
     ),
     "ipi_send_cpumask": EventFormat(
         EventKind.IPI,
-        re.compile(r"cpumask=(?P<mask>[0-9a-fA-F,-]+)(?: callsite=\S+)? callback=(?P<callback>\S+)"),
+        re.compile(
+            r"cpumask=(?P<mask>[0-9a-fA-F,-]+)(?: callsite=\S+)? callback=(?P<callback>\S+)"
+        ),
         lambda found: {},
     ),
     "tlb_flush": EventFormat(
@@ -381,7 +385,9 @@ def join_areas(log: FtraceLog) -> Areas:
     live: dict[int, int] = {}
     rows: list[list[int]] = []
     unmatched: list[int] = []
-    for index in np.flatnonzero(np.isin(events["kind"], (EventKind.ALLOC, EventKind.FREE))).tolist():
+    for index in np.flatnonzero(
+        np.isin(events["kind"], (EventKind.ALLOC, EventKind.FREE))
+    ).tolist():
         va = int(events["va"][index])
         if events["kind"][index] == EventKind.ALLOC:
             if va:

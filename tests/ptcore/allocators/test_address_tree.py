@@ -7,7 +7,13 @@ from collections import Counter
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from ptcore.allocators import AddressTree
 from ptcore.errors import AddressError, AlreadyMapped, NoAddressSpace, NotAllocated, OutOfRange
@@ -140,7 +146,14 @@ def test_the_tree_hands_out_what_a_search_from_the_start_would(machine) -> None:
         machine, settings=settings(max_examples=60, stateful_step_count=60, deadline=None)
     )
     total = OUTCOMES.total()
-    for outcome in ("allocated", "no space", "freed", "refused free", "reserved", "refused reserve"):
+    for outcome in (
+        "allocated",
+        "no space",
+        "freed",
+        "refused free",
+        "reserved",
+        "refused reserve",
+    ):
         assert OUTCOMES[outcome] > total / 100, OUTCOMES
 
 

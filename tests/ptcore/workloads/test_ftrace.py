@@ -26,7 +26,9 @@ CALL = "callback=generic_smp_call_function_single_interrupt+0x0/0x10"
 
 
 def test_the_fields_of_each_event_are_read() -> None:
-    log = read_ftrace([line(ALLOC), line(FREE, cpu=1), line(PURGE), line(f"ipi_send_cpu: cpu=1 {CALL}")])
+    log = read_ftrace(
+        [line(ALLOC), line(FREE, cpu=1), line(PURGE), line(f"ipi_send_cpu: cpu=1 {CALL}")]
+    )
     alloc, free, purge, ipi = log.events
     assert (alloc["va"], alloc["pages"], alloc["align"]) == (0xFFFFC90000004000, 5, 16384)
     assert (alloc["range_start"], alloc["range_end"]) == (0xFFFFC90000000000, 0xFFFFE8FFFFFFFFFF)
@@ -65,7 +67,13 @@ def test_a_cpumask_is_hex_words_or_a_list(mask: str, cpus: tuple[int, ...]) -> N
 
 def test_damaged_lines_are_counted_with_their_number_and_reason() -> None:
     log = read_ftrace(
-        ["# tracer: nop", line(ALLOC), "garbage", line("alloc_vmap_area: va_start: x"), line(FREE)[:60]]
+        [
+            "# tracer: nop",
+            line(ALLOC),
+            "garbage",
+            line("alloc_vmap_area: va_start: x"),
+            line(FREE)[:60],
+        ]
     )
     assert [d.line for d in log.damaged] == [3, 4, 5]
     assert "no line of ftrace" in log.damaged[0].reason
