@@ -2,8 +2,6 @@
 
 import operator
 
-from cpython.exc cimport PyErr_Clear, PyErr_Occurred
-from cpython.long cimport PyLong_AsUnsignedLongLong
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 
@@ -28,6 +26,7 @@ from ptcore.table.decode cimport (
     pt_full_input,
     pt_has,
     pt_index,
+    pt_item_at,
     pt_item_rights,
     pt_leaf_bytes,
     pt_legal_input,
@@ -82,11 +81,9 @@ cdef uint64_t as_address(value) except? 0xFFFF_FFFF_FFFF_FFFF:
     cdef uint64_t address
     if type(value) is not int:
         value = operator.index(value)
-    address = PyLong_AsUnsignedLongLong(value)
-    if address == PT_ALL_ONES and PyErr_Occurred() != NULL:
-        PyErr_Clear()
+    if not 0 <= value <= ALL_ONES:
         raise OutOfRange(f"{value:#x} is no 64-bit address")
-    return address
+    return value
 
 
 cdef void fill_pieces(pt_piece *out, list pieces):
@@ -357,7 +354,8 @@ cdef class PageTable:
             return paths.make_fault(status, ia, steps, (None, None, rule))
         name = self.format.levels[level].name
         if status is Status.BUS:
-            rule = f"the {name} (level {level}) table at {seen.table:#x} lies outside the memory"
+            at = pt_item_at(&self.own_format, seen.table, pt_index(&self.own_format, level, ia))
+            return paths.bus_fault(ia, steps, (level, name, at))
         elif status is Status.RESERVED_BITS:
             last = steps[len(steps) - 1]
             zero = self.zero_masks[last.level][last.kind == "leaf"]

@@ -91,13 +91,15 @@ def permission_rule(fmt: Format, path: tuple[Step, ...], access: str, user: bool
     return "the access is withheld"
 
 
-def make_fault(status: Status, va: int, path: tuple[Step, ...], end: tuple[int, str, str]) -> Fault:
+def make_fault(
+    status: Status, va: int, path: tuple[Step, ...], end: tuple[int | None, str | None, str]
+) -> Fault:
     """Build the exception of `status`. `end` is (level, vendor's level name, the rule broken)."""
     level, name, rule = end
     what = status.name.lower().replace("_", " ")
-    if not path or status is Status.BUS:
+    if not path:
         return fault_class(status)(
-            f"{what}: {rule}, va {va:#x}", va=va, level=level, level_name=name, path=path
+            f"{what}: {rule}, va {va:#x}", va=va, level=level, level_name=name
         )
     last = path[-1]
     return fault_class(status)(
@@ -108,5 +110,18 @@ def make_fault(status: Status, va: int, path: tuple[Step, ...], end: tuple[int, 
         level_name=last.name,
         entry=last.entry,
         entry_address=last.entry_address,
+        path=path,
+    )
+
+
+def bus_fault(va: int, path: tuple[Step, ...], end: tuple[int, str, int]) -> Fault:
+    """Build the exception of a table outside memory. `end` is (level, its name, item address)."""
+    level, name, at = end
+    return fault_class(Status.BUS)(
+        f"bus: the {name} (level {level}) item at {at:#x} lies outside the memory, va {va:#x}",
+        va=va,
+        level=level,
+        level_name=name,
+        entry_address=at,
         path=path,
     )

@@ -1,0 +1,113 @@
+/* One access as a CPU makes it: TLB, else a walk from where the paging-structure cache allows, then fill. */
+#ifndef PT_MMU_H
+#define PT_MMU_H
+#include "tlb.h"
+#include "walk.h"
+#include "walk_cache.h"
+
+enum { MMU_WALK = 254, MMU_FAULT = 255 };
+enum { MMU_READ = 1, MMU_WRITE = 2, MMU_EXECUTE = 4, MMU_USER = 8 };
+
+typedef struct {
+    uint64_t accesses, hits[TLB_MAX_LEVELS], walks, references, faults;
+} mmu_counts;
+
+typedef struct {
+    const pt_space *space;
+    tlb *tlb;
+    walk_cache *walk_cache; /* may be NULL */
+    uint32_t asid;
+    uint8_t marks; /* whether accessed and dirty bits are set in the tables */
+    mmu_counts counts;
+} mmu;
+
+/* Sets the marks that a finished walk leaves in the items it read. */
+PT_INLINE void mmu_mark(const mmu *m, const pt_path *path, int write) {
+    const pt_format *f = m->space->format;
+    for (int n = 0; n < path->count; n++) {
+        const pt_step_read *read = &path->step[n];
+        const pt_layout *layout = &f->level[read->level].layout[PT_IS_LEAF(read->kind)];
+        pt_item marked = pt_replaced(read->item, 0, layout->accessed | (write ? layout->dirty : 0));
+        if (pt_any(marked ^ read->item))
+            pt_store(f, pt_at(m->space->memory, read->at, pt_entry_bytes(f)), marked);
+    }
+}
+
+/* Walks for `va`. Returns the status; on PT_OK *entry is the translation to cache. */
+static inline __attribute__((unused)) int mmu_walk(mmu *m, uint64_t va, unsigned need, tlb_entry *entry) {
+    const pt_space *s = m->space;
+    const pt_format *f = s->format;
+    pt_path path;
+    pt_item withheld = 0;
+    wc_found start = {s->root, MMU_READ | MMU_WRITE | MMU_EXECUTE | MMU_USER};
+    int level = f->top, status = PT_DOWN;
+    uint64_t pa = PT_ALL_ONES;
+    path.count = 0;
+    m->counts.walks++;
+    if (s->rules.check_input && !pt_legal_input(f, va))
+        return PT_NOT_CANONICAL;
+    if (m->walk_cache != NULL) {
+        int known = wc_lookup(m->walk_cache, f->top, va, &start);
+        if (known)
+            level = known - 1;
+    }
+    uint64_t table = start.table;
+    unsigned rights = start.rights;
+    for (; level >= 0; level--) {
+        status = pt_step(f, s, NULL, level, va, &table, &withheld, &pa, &path);
+        if (status != PT_DOWN && status != PT_OK)
+            break;
+        const pt_step_read *read = &path.step[path.count - 1];
+        unsigned granted = pt_item_rights(f, level, read->kind, read->item);
+        rights = f->parents_limit_rights || status == PT_OK ? rights & granted : rights;
+        if (status == PT_OK)
+            break;
+        if (m->walk_cache != NULL)
+            wc_put(m->walk_cache, level, va, table, rights);
+    }
+    m->counts.references += path.count;
+    if (status != PT_OK)
+        return status;
+    if ((rights & need) != need)
+        return PT_PERMISSION;
+    int write = (need & MMU_WRITE) != 0;
+    const pt_layout *layout = &f->level[level].layout[1];
+    pt_item leaf = path.step[path.count - 1].item;
+    if (m->marks)
+        mmu_mark(m, &path, write);
+    uint64_t offset = pt_offset_mask(f, level);
+    *entry = (tlb_entry){
+        .page = va >> f->level[level].shift,
+        .pa = pa & ~offset,
+        .asid = pt_has(leaf, layout->global_) ? TLB_GLOBAL : m->asid,
+        .page_lg2 = f->level[level].shift,
+        .rights = (uint8_t)rights,
+        .dirty = (uint8_t)(!m->marks || write || !pt_any(layout->dirty) || pt_has(leaf, layout->dirty)),
+    };
+    return PT_OK;
+}
+
+/* Returns the level of the TLB that served the access, MMU_WALK or MMU_FAULT. */
+PT_INLINE unsigned mmu_access(mmu *m, uint64_t va, unsigned need, uint64_t *pa, int *status) {
+    unsigned level;
+    m->counts.accesses++;
+    tlb_entry *hit = tlb_lookup(m->tlb, va, m->asid, &level);
+    *status = PT_OK;
+    /* An entry that does not allow the access, or whose page is not marked dirty yet, asks the tables. */
+    if (PT_LIKELY(hit != NULL && (hit->rights & need) == need && (hit->dirty || !(need & MMU_WRITE)))) {
+        m->counts.hits[level]++;
+        *pa = hit->pa | (va & (((uint64_t)1 << hit->page_lg2) - 1));
+        return level;
+    }
+    tlb_entry entry;
+    *status = mmu_walk(m, va, need, &entry);
+    if (*status != PT_OK) {
+        m->counts.faults++;
+        *pa = PT_ALL_ONES;
+        return MMU_FAULT;
+    }
+    tlb_fill(m->tlb, &entry, TLB_MAX_LEVELS);
+    *pa = entry.pa | (va & (((uint64_t)1 << entry.page_lg2) - 1));
+    return MMU_WALK;
+}
+#endif

@@ -1,0 +1,1 @@
+"""One file per CPU: geometry, a source and a confidence per field."""

@@ -1,0 +1,74 @@
+/* Paging-structure caches: for each level, which table the item over an address points to, so that a
+ * walk may start below it. An entry also carries what the items above it grant. */
+#ifndef PT_WALK_CACHE_H
+#define PT_WALK_CACHE_H
+#include "abi.h"
+#include "ordered_map.h"
+
+typedef struct {
+    uint64_t table;
+    uint8_t rights;
+} wc_found;
+
+typedef struct {
+    om_map map[PT_MAX_LEVELS];
+    wc_found *found[PT_MAX_LEVELS];
+    uint8_t shift[PT_MAX_LEVELS]; /* of the format that fills it; 0 where a level has no cache */
+} walk_cache;
+
+/* The lowest level whose item over `va` is known, or 0; *out is where it points. */
+PT_INLINE int wc_lookup(walk_cache *w, int top, uint64_t va, wc_found *out) {
+    for (int level = 1; level <= top; level++) {
+        if (w->map[level].room == 0)
+            continue;
+        uint32_t n = om_find(&w->map[level], va >> w->shift[level]);
+        if (n != OM_NONE) {
+            om_use(&w->map[level], n);
+            *out = w->found[level][n];
+            return level;
+        }
+    }
+    return 0;
+}
+
+PT_INLINE void wc_put(walk_cache *w, int level, uint64_t va, uint64_t table, unsigned rights) {
+    if (w->map[level].room == 0)
+        return;
+    uint64_t key = va >> w->shift[level];
+    uint32_t n = om_find(&w->map[level], key);
+    if (n == OM_NONE)
+        n = om_admit(&w->map[level], key);
+    else
+        om_use(&w->map[level], n);
+    w->found[level][n] = (wc_found){table, (uint8_t)rights};
+}
+
+static inline __attribute__((unused)) uint64_t wc_invalidate(walk_cache *w, uint64_t first, uint64_t last) {
+    uint64_t dropped = 0;
+    for (int level = 1; level < PT_MAX_LEVELS; level++) {
+        om_map *m = &w->map[level];
+        if (m->room == 0)
+            continue;
+        for (uint32_t n = m->newest; n != OM_NONE;) {
+            uint32_t older = m->places[n].older;
+            if (m->places[n].key >= first >> w->shift[level] && m->places[n].key <= last >> w->shift[level]) {
+                om_remove(m, n);
+                dropped++;
+            }
+            n = older;
+        }
+    }
+    return dropped;
+}
+
+static inline __attribute__((unused)) uint64_t wc_invalidate_all(walk_cache *w) {
+    uint64_t dropped = 0;
+    for (int level = 1; level < PT_MAX_LEVELS; level++) {
+        if (w->map[level].room == 0)
+            continue;
+        dropped += w->map[level].count;
+        om_clear(&w->map[level]);
+    }
+    return dropped;
+}
+#endif
