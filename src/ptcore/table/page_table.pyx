@@ -70,10 +70,10 @@ from ptcore.table.owed import Owed
 from ptcore.table.rows import Stats
 from ptcore.units import ALL_ONES, Span, format_size, parse_size
 
-READ = "r"
+cdef str READ = "r"
 cdef dict RIGHTS_OF = {}  # access letters -> bits, filled as they are met
-KINDS = paths.KIND_NAMES
-SMALLEST_FRAME_LG2 = 12
+cdef tuple KINDS = paths.KIND_NAMES
+cdef object SMALLEST_FRAME_LG2 = 12
 
 
 cdef uint64_t as_address(value) except? 0xFFFF_FFFF_FFFF_FFFF:

@@ -1,0 +1,101 @@
+"""The stub beside each compiled module says what the module holds."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ptcore
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src/ptcore"
+
+# What Cython adds to every module, and what no stub can say of an __init__ that takes nothing.
+OF_CYTHON = (
+    r".*\.__(reduce_cython|setstate_cython|test|pyx_\w+)__",
+    r".*\.__pyx_\w+",
+    r".*\.__init__",
+)
+
+
+def compiled_modules() -> list[str]:
+    return sorted(
+        ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
+        for path in SOURCE.rglob("*.pyx")
+    )
+
+
+def names_imported(module: str) -> set[str]:
+    """Python-level names that a .pyx file takes from elsewhere: they are no part of its door."""
+    text = (ROOT / "src" / Path(*module.split("."))).with_suffix(".pyx").read_text()
+    found = re.findall(r"^from \S+ import (\([^)]*\)|[^\n(]+)", text, re.MULTILINE)
+    return {
+        name.split(" as ")[-1].strip() for part in found for name in part.strip("()").split(",")
+    }
+
+
+def test_the_compiled_modules_are_compiled_and_found() -> None:
+    names = compiled_modules()
+    assert {"ptcore.memory.physical", "ptcore.table.page_table"} <= set(names)
+    for name in names:
+        assert importlib.import_module(name).__file__.endswith((".so", ".pyd")), name
+
+
+def test_every_compiled_module_has_a_stub() -> None:
+    assert [p for p in SOURCE.rglob("*.pyx") if not p.with_suffix(".pyi").exists()] == []
+
+
+def test_every_stub_says_what_its_module_holds(tmp_path: Path) -> None:
+    allowed = tmp_path / "allowed.txt"
+    lines = [*OF_CYTHON]
+    for module in compiled_modules():
+        lines += [re.escape(f"{module}.{name}") for name in sorted(names_imported(module)) if name]
+    allowed.write_text("\n".join(lines) + "\n")
+    command = [
+        *(sys.executable, "-m", "mypy.stubtest", "--concise", "--ignore-unused-allowlist"),
+        *("--allowlist", str(allowed)),
+        *compiled_modules(),
+    ]
+    environment = {**os.environ, "MYPYPATH": str(ROOT / "src")}
+    ended = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("module", compiled_modules())
+def test_every_public_name_of_a_stub_is_documented(module: str) -> None:
+    import ast
+
+    stub = (ROOT / "src" / Path(*module.split("."))).with_suffix(".pyi")
+    tree = ast.parse(stub.read_text())
+    assert ast.get_docstring(tree), f"{module} has no head"
+    bare = [
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert bare == []
+
+
+def test_every_public_name_of_the_package_exists_and_is_listed_once() -> None:
+    assert len(set(ptcore.__all__)) == len(ptcore.__all__)
+    for name in ptcore.__all__:
+        assert getattr(ptcore, name) is not None
+
+
+def test_every_module_of_the_package_begins_with_a_sentence() -> None:
+    modules = [name for _, name, _ in pkgutil.walk_packages(ptcore.__path__, "ptcore.")]
+    assert len(modules) > 10
+    silent = [name for name in modules if not inspect.getdoc(importlib.import_module(name))]
+    assert silent == []
