@@ -170,7 +170,7 @@ cdef class PageTable:
             raise OutOfRange(
                 f"physical_bits is {self.format.granule_lg2} to {widest} for {self.format.name}, not {bits}"
             )
-        encryption = as_address(encryption_mask)
+        cdef object encryption = as_address(encryption_mask)  # ~ of a C integer would have 64 bits
         outputs = [role_mask(word, Role.OUTPUT) for level in self.format.levels for _, word in level.words()]
         if any(encryption & ~mask for mask in outputs):
             raise FormatError(
