@@ -15,7 +15,9 @@ from ptcore.errors import AddressError
 SIZE_SUFFIXES = "KMGTPE"  # 2**10, 2**20, ... 2**60
 ALL_ONES = (1 << 64) - 1  # the value of every failed 64-bit output
 
-_SIZE = re.compile(r"(0x[0-9a-fA-F]+|[0-9]+)\s*([KMGTPE]?)(?:i?B)?", re.IGNORECASE)
+_SIZE = re.compile(
+    r"(0x[0-9a-f]{1,20}|[0-9]{1,20})\s*([KMGTPE]?)(?:i?B)?", re.IGNORECASE | re.ASCII
+)
 
 
 def parse_size(size: int | str) -> int:
@@ -30,7 +32,8 @@ def parse_size(size: int | str) -> int:
         if found is None:
             raise AddressError(f"size {size!r} is not a number with an optional K, M, G, T, P or E")
         digits, suffix = found.groups()
-        return int(digits, 0) << (10 * (1 + SIZE_SUFFIXES.index(suffix.upper())) if suffix else 0)
+        number = int(digits, 16 if digits[1:2] in ("x", "X") else 10)
+        return number << (10 * (1 + SIZE_SUFFIXES.index(suffix.upper())) if suffix else 0)
     if isinstance(size, bool) or not hasattr(size, "__index__"):
         raise TypeError(f"a size is an int of bytes or a text such as '2M', not {size!r}")
     number = size.__index__()

@@ -258,6 +258,7 @@ def _validate_shape(fmt: Format) -> None:
     require(fmt.entry_bytes in ENTRY_BYTES, f"an item has {ENTRY_BYTES} bytes")
     require(fmt.byte_order in ("little", "big"), "the byte order is 'little' or 'big'")
     require(1 <= fmt.physical_bits <= 64, "an output address has 1 to 64 bits")
+    require(fmt.empty(0), "an item of zeros is not empty, but new tables are made of zeros")
     require(bool(fmt.citations), "no document is cited")
     require(
         all(c.document and c.section for c in fmt.citations), "a citation lacks its section title"
