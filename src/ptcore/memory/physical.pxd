@@ -25,7 +25,7 @@ cdef class FrameAllocator:
     cdef readonly uint64_t frame_bytes
     cdef readonly uint64_t allocated_bytes
     cdef readonly uint64_t peak_bytes
-    cdef pt_memory *memory
+    cdef uint8_t *bytes
     cdef object owner
     cdef uint64_t next
     cdef uint8_t *states
@@ -36,6 +36,7 @@ cdef class FrameAllocator:
     cdef bint give(self, uint64_t pa, int size_lg2) noexcept
     cdef bint owns(self, uint64_t pa, int size_lg2) noexcept
     cdef uint64_t room(self, int size_lg2) noexcept
+    cdef dict take_all(self, dict wanted, uint64_t limit)
 
 
 cdef class PhysicalMemory:

@@ -1,5 +1,7 @@
 """Simulated and borrowed physical memory, and the frames in it."""
 
+import operator
+
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint64_t
@@ -76,6 +78,27 @@ cdef class FrameAllocator:
         cdef uint64_t fresh = (self.end - first) >> size_lg2 if first < self.end else 0
         return fresh + <uint64_t>len(self.stacks[size_lg2])
 
+    cdef dict take_all(self, dict wanted, uint64_t limit):
+        """Take {size_lg2: count} frames that end at or below `limit`: all of them, or None and nothing."""
+        cdef object end = min(self.end, limit)
+        cdef object fresh = self.next
+        cdef object single = len(self.stacks[frame_lg2])
+        if self.next > limit:
+            return None  # freed frames may lie beyond the limit, too
+        for lg2 in sorted(wanted, reverse=True):
+            size = 1 << lg2
+            kept = single if lg2 == frame_lg2 else len(self.stacks[lg2])
+            if wanted[lg2] > kept:
+                first = -(-fresh // size) * size
+                single += (first - fresh) >> frame_lg2
+                fresh = first + (wanted[lg2] - kept) * size
+        if fresh > end:
+            return None
+        return {
+            lg2: [self.take(lg2, True) for _ in range(wanted[lg2])]
+            for lg2 in sorted(wanted, reverse=True)
+        }
+
     cdef uint64_t take(self, int size_lg2, bint zero):
         cdef uint64_t size = 1ULL << size_lg2
         cdef uint64_t pa, skipped
@@ -97,7 +120,7 @@ cdef class FrameAllocator:
         if self.allocated_bytes > self.peak_bytes:
             self.peak_bytes = self.allocated_bytes
         if zero:
-            memset(pt_at_any(self.memory, pa, size), 0, size)
+            memset(self.bytes + (pa - self.start), 0, size)
         return pa
 
     cdef bint owns(self, uint64_t pa, int size_lg2) noexcept:
@@ -138,10 +161,9 @@ cdef class FrameAllocator:
         return bool(0 <= pa < 1 << 64 and self.owns(pa, self._size_lg2(size)))
 
 
-cdef FrameAllocator _frames_in(PhysicalMemory memory, uint64_t start, uint64_t end):
+cdef FrameAllocator _frames_in(PhysicalMemory memory, int segment, uint64_t start, uint64_t end):
     cdef FrameAllocator frames = FrameAllocator.__new__(FrameAllocator)
     cdef uint64_t granule = 1ULL << frame_lg2
-    frames.memory = &memory.c
     frames.frame_bytes = granule
     frames.start = (start + granule - 1) & ~(granule - 1)
     frames.end = end & ~(granule - 1)
@@ -150,6 +172,10 @@ cdef FrameAllocator _frames_in(PhysicalMemory memory, uint64_t start, uint64_t e
     frames.next = frames.start
     if frames.next == 0 and frames.end:
         frames.next = granule  # frame 0 is never handed out: 0 reads as "no table" in dumps
+    # The bytes outlive the memory for as long as the allocator does.
+    frames.owner = memory.buffers[segment]
+    if frames.end > frames.start:
+        frames.bytes = pt_at_any(&memory.c, frames.start, frames.end - frames.start)
     frames.stacks = [[] for _ in range(LARGEST_LG2 + 1)]
     frames.states_bytes = ((frames.end - frames.start) >> frame_lg2) + 1
     cdef void *states = mmap(
@@ -176,8 +202,9 @@ cdef class PhysicalMemory:
         if (size is None) == (segments is None):
             raise TypeError("give a size, or segments=[(start, size), ...]")
         spans = [(start, size)] if segments is None else list(segments)
-        checked = _check_segments([(int(first), parse_size(length)) for first, length in spans])
+        checked = _check_segments([(operator.index(first), parse_size(length)) for first, length in spans])
         parts = []
+        self.buffers = []
         for first, length in checked:
             reservation = _Reservation(length)
             self.buffers.append(reservation)
@@ -198,7 +225,7 @@ cdef class PhysicalMemory:
                 read_only = memoryview(buffer).readonly
             else:
                 read_only = not writable
-            held.append((int(first), _Borrowed(buffer, not read_only)))
+            held.append((operator.index(first), _Borrowed(buffer, not read_only)))
             memory.writable = memory.writable and not read_only
         held.sort(key=_first)
         _check_segments([(first, <size_t>(<_Borrowed>part).view.len) for first, part in held])
@@ -210,13 +237,14 @@ cdef class PhysicalMemory:
             ]
         )
         if frames is None:
-            memory.frames = _frames_in(memory, 0, 0)
+            memory.frames = _frames_in(memory, 0, 0, 0)
         else:
             memory._place_frames(frames)
         return memory
 
     def _adopt(self, parts):
         cdef size_t n, address
+        free(self.owned_segments)
         self.owned_segments = <pt_segment *>calloc(len(parts), sizeof(pt_segment))
         if self.owned_segments == NULL:
             raise MemoryError()
@@ -235,15 +263,17 @@ cdef class PhysicalMemory:
     def _place_frames(self, frames):
         if frames is None:
             first = self.segments[0]
-            self.frames = _frames_in(self, first.start, first.last + 1)
+            self.frames = _frames_in(self, 0, first.start, first.last + 1)
             return
-        start, size = frames
+        start, size = operator.index(frames[0]), frames[1]
         length = parse_size(size)
         if not self.writable:
             raise MapError("frames cannot be allocated in a read-only memory")
-        if length == 0 or not any(start in s and start + length - 1 in s for s in self.segments):
-            raise OutOfRange(f"no segment holds the {format_size(length)} at {start:#x} asked for frames")
-        self.frames = _frames_in(self, start, start + length)
+        for n, segment in enumerate(self.segments):
+            if length and start in segment and start + length - 1 in segment:
+                self.frames = _frames_in(self, n, start, start + length)
+                return
+        raise OutOfRange(f"no segment holds the {format_size(length)} at {start:#x} asked for frames")
 
     def __dealloc__(self):
         free(self.owned_segments)
