@@ -50,6 +50,9 @@ cdef class Edit:
     cdef uint64_t entries_written
     cdef uint64_t tables_allocated_bytes
     cdef list freed
+    cdef set noted
+    # Frames taken beforehand, {size_lg2: [address]}, where their sizes differ.
+    cdef dict ready
     cdef uint64_t stale_first
     cdef uint64_t stale_last
     # Where a failing pass stopped.

@@ -45,6 +45,7 @@ cdef unsigned ALL_RIGHTS = 15
 cdef class Edit:
     def __cinit__(self):
         self.freed = []
+        self.noted = set()
         self.page_level = -1
         self.stale_first = PT_ALL_ONES
         self.stale_last = 0
@@ -91,6 +92,8 @@ cdef class Edit:
         while (1ULL << lg2) < size:
             lg2 += 1
         self.tables_allocated_bytes += 1ULL << lg2
+        if self.ready is not None:
+            return self.ready[lg2].pop()
         return self.frames.take(lg2, True)
 
     cdef void link(self, Item *it, int level, uint64_t table):
@@ -101,8 +104,12 @@ cdef class Edit:
         return EDIT_DONE
 
     cdef int free_subtree(self, uint64_t table, int level):
-        """Note `table` and all tables under it as freed."""
+        """Note `table` and all tables under it as freed; one that hangs in two places, once."""
         cdef Item it
+        key = (table, level)
+        if key in self.noted:
+            return EDIT_DONE
+        self.noted.add(key)
         self.free_table(table, level)
         if level == 0:
             return EDIT_DONE
@@ -172,10 +179,9 @@ cdef class Edit:
                 it.first = first + (n << self.f.level[0].shift)
                 it.at += n * size
                 it.item = pt_load(self.f, bytes + n * size)
-                it.kind = pt_kind(self.f, 0, it.item)
-                return self.stop(
-                    EDIT_ALREADY_MAPPED if it.kind == PT_LEAF else EDIT_MALFORMED, 0, &it
-                )
+                if self.engine.lawful_leaf_run(self.space, bytes + n * size, 1):
+                    return self.stop(EDIT_ALREADY_MAPPED, 0, &it)
+                return self.stop(EDIT_MALFORMED, 0, &it)
         else:
             self.engine.fill(self.space, bytes, count, self.set_[0], pa)
             self.entries_written += count
@@ -249,7 +255,8 @@ cdef class Edit:
                 return self.stop(EDIT_OUTSIDE_MEMORY, level, &it)
             if it.kind == PT_RESERVED:
                 return self.stop(EDIT_MALFORMED, level, &it)
-            if it.kind == PT_EMPTY and not self.missing_ok:
+            if it.kind == PT_EMPTY and self.dry and not self.missing_ok:
+                # In the second pass a table met for the second time is empty already.
                 return self.stop(EDIT_HOLE, level, &it)
             if it.kind == PT_LEAF:
                 if not it.whole:

@@ -20,6 +20,7 @@ cdef class PageTable:
     cdef bint destroyed
     cdef dict leaf_items
     cdef list zero_masks
+    cdef object frame_limit
 
     # For other compiled rooms: `ia` may be any address; outputs are all-ones unless PT_OK comes back.
     cdef int translate_one(self, uint64_t ia, unsigned rights, uint64_t *oa) noexcept nogil
@@ -27,6 +28,7 @@ cdef class PageTable:
     cdef const pt_need *need_of(self, unsigned rights) noexcept nogil
     cdef unsigned rights_of(self, access, bint user) except? 255
     cdef Edit new_edit(self)
+    cdef bint _reaches_encryption(self, uint64_t first, uint64_t last) noexcept
     cdef object finish(self, Edit edit, int end, tuple spans)
     cdef int reserve(self, Edit edit) except -1
     cdef unsigned _rights(self, const pt_path *seen) noexcept

@@ -229,7 +229,8 @@ class PageTable:
     def reverse(self, pa: int) -> npt.NDArray[np.uint64]:
         """Return all input addresses that translate to `pa`, ascending: uint64[n].
 
-        Raises OutOfRange for a number that has no 64 bits. Cost: O(tables) + O(results).
+        Raises OutOfRange for a number that has no 64 bits, and PtcoreError when there are more than
+        a million (aliased tables; `mappings` lists them as repeats). Cost: O(tables) + O(results).
         """
 
     def stats(self) -> Stats:
@@ -241,6 +242,7 @@ class PageTable:
         """Return the leaves marked dirty or accessed (rows of HARVEST_DTYPE), and the Owed.
 
         `clear` clears the marks; cached translations would not set them again, so each leaf cleared
-        is owed an invalidation. Rows are ascending by va. Raises ValueError for another `what`;
+        is owed an invalidation. A leaf that several addresses reach is listed once, at the first; the
+        spans owed cover the others. Rows are ascending by va. Raises ValueError for another `what`;
         MapError when marks are to be cleared in a read-only memory. Cost: O(tables) + O(results).
         """

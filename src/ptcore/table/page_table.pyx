@@ -7,7 +7,7 @@ from libc.string cimport memset
 
 import numpy as np
 
-from ptcore.memory.physical cimport PhysicalMemory, pt_at_any
+from ptcore.memory.physical cimport FrameAllocator, PhysicalMemory, pt_at_any, pt_memory
 from ptcore.table cimport scan
 from ptcore.table.abi cimport (
     PT_ALL_ONES,
@@ -74,6 +74,8 @@ cdef str READ = "r"
 cdef dict RIGHTS_OF = {}  # access letters -> bits, filled as they are met
 cdef tuple KINDS = paths.KIND_NAMES
 cdef object SMALLEST_FRAME_LG2 = 12
+cdef pt_memory no_memory
+memset(&no_memory, 0, sizeof(pt_memory))
 
 
 cdef uint64_t as_address(value) except? 0xFFFF_FFFF_FFFF_FFFF:
@@ -135,6 +137,12 @@ cdef void fill_format(pt_format *out, dict source):
 
 
 cdef class PageTable:
+    def __cinit__(self):
+        # The general engine over an empty memory: a table that __init__ never saw reads nothing.
+        self.space.format = &self.own_format
+        self.space.memory = &no_memory
+        self.engine = pt_engine_for(&self.own_format)
+
     def __init__(
         self,
         format,
@@ -178,6 +186,7 @@ cdef class PageTable:
             )
         self.physical_bits = bits
         self.encryption_mask = encryption
+        self.frame_limit = _table_limit(self.format, bits, encryption)
         beyond = 0
         self.zero_masks = []
         for n, level in enumerate(self.format.levels):
@@ -208,7 +217,11 @@ cdef class PageTable:
     def _set_root(self, root):
         cdef uint64_t size = pt_table_bytes(&self.own_format, self.own_format.top)
         if root is None:
-            self.space.root = self.memory.frames.allocate(max(size, 1 << SMALLEST_FRAME_LG2))
+            bytes_wanted = max(size, 1 << SMALLEST_FRAME_LG2)
+            self.space.root = self.memory.frames.allocate(bytes_wanted)
+            if self.space.root + bytes_wanted > self.frame_limit:
+                self.memory.frames.free(self.space.root, bytes_wanted)
+                raise NoFrame(f"no frame for a root lies below {self.frame_limit:#x}")
             self.owns_root = True
             return
         address = as_address(root)
@@ -266,7 +279,7 @@ cdef class PageTable:
         source = np.asarray(vas)
         if source.dtype != np.uint64:
             source = _as_addresses(source)
-        source = np.ascontiguousarray(source)
+        source = np.ascontiguousarray(source).reshape(source.shape)
         if out is None:
             pas = np.empty(source.shape, dtype=np.uint64)
             statuses = np.empty(source.shape, dtype=np.uint8)
@@ -274,6 +287,8 @@ cdef class PageTable:
             pas, statuses = out
             _check_out("pas", pas, np.uint64, source.shape)
             _check_out("statuses", statuses, np.uint8, source.shape)
+            if np.shares_memory(pas, source) or np.shares_memory(statuses, source):
+                raise TypeError("out: the arrays share no memory with the addresses")
         cdef const uint64_t[::1] ias = source.reshape(-1)
         cdef uint64_t[::1] oas = pas.reshape(-1)
         cdef uint8_t[::1] ends = statuses.reshape(-1)
@@ -409,11 +424,12 @@ cdef class PageTable:
             raise ValueError(f"harvest what: 'dirty' or 'accessed', not {what!r}")
         if clear:
             self._check_editable()
-        rows = scan.harvest(&self.space, what == "dirty", clear)
-        spans = tuple(
-            Span(int(row["va"]), int(row["va"] + row["page_size"] - 1)) for row in rows if clear
-        )
-        return rows, Owed(spans=spans, entries_written=len(rows) if clear else 0)
+        rows, repeats = scan.harvest(&self.space, what == "dirty", clear)
+        if not clear:
+            return rows, Owed()
+        spans = [Span(int(row["va"]), int(row["va"]) + int(row["page_size"]) - 1) for row in rows]
+        spans += [Span(first, last) for first, last in repeats]
+        return rows, Owed(spans=tuple(sorted(spans)), entries_written=len(rows))
 
     # -- edits -------------------------------------------------------------------------------
 
@@ -467,24 +483,26 @@ cdef class PageTable:
                 size = int(pt_table_bytes(&self.own_format, n))
                 lg2 = max(size.bit_length() - 1, SMALLEST_FRAME_LG2)
                 wanted[lg2] = wanted.get(lg2, 0) + edit.tables_wanted[n]
-        for lg2, count in wanted.items():
-            if count > self.memory.frames.room(lg2):
-                raise NoFrame(
-                    f"{count} tables of {format_size(1 << lg2)} are wanted, "
-                    f"{self.memory.frames.room(lg2)} frames are left"
-                )
-        if len(wanted) > 1:
-            total = sum(count << lg2 for lg2, count in wanted.items())
-            if total + (1 << max(wanted)) * len(wanted) > self._free_bytes():
-                raise NoFrame(f"tables of {format_size(total)} in all are wanted")
+        cdef FrameAllocator frames = self.memory.frames
+        if len(wanted) == 1 and frames.end <= self.frame_limit:
+            if wanted[lg2] <= frames.room(lg2):
+                return 0
+        elif wanted:
+            # Frames of several sizes compete, so they are taken here, before anything is written.
+            edit.ready = frames.take_all(wanted, min(self.frame_limit, ALL_ONES))
+        if wanted and edit.ready is None:
+            tables = " and ".join(f"{n} of {format_size(1 << lg2)}" for lg2, n in wanted.items())
+            raise NoFrame(
+                f"tables are wanted ({tables}) below {self.frame_limit:#x}; too few frames are left "
+                f"between {frames.start:#x} and {frames.end:#x}"
+            )
         return 0
-
-    def _free_bytes(self):
-        frames = self.memory.frames
-        return frames.end - frames.start - frames.allocated_bytes
 
     cdef object finish(self, Edit edit, int end, tuple spans):
         """The Owed of an edit that went through, or the exception of one that did not."""
+        for lg2, unused in (edit.ready or {}).items():
+            for pa in unused:
+                self.memory.frames.give(pa, lg2)
         if end != EDIT_DONE:
             raise self._edit_error(edit, end)
         return Owed(
@@ -554,6 +572,11 @@ cdef class PageTable:
             raise OutOfRange(
                 f"pa {output:#x} + {format_size(span.size)} goes beyond {self.physical_bits} physical bits"
             )
+        if self._reaches_encryption(output, output + span.size - 1):
+            raise OutOfRange(
+                f"pa {output:#x} + {format_size(span.size)} has address bits of the encryption mask "
+                f"{self.encryption_mask:#x}"
+            )
         wanted = encode.Attributes(access, user, global_, memory_type, pkey, software)
         items = self.leaf_items.get(wanted)
         if items is None:
@@ -567,6 +590,12 @@ cdef class PageTable:
             edit.dry = False
             end = edit.map_range(self.space.root, self.own_format.top, span.start, span.last, output)
         return self.finish(edit, end, (span,) if edit.freed else ())
+
+    cdef bint _reaches_encryption(self, uint64_t first, uint64_t last) noexcept:
+        """Whether any address from `first` to `last` has a bit of the encryption mask."""
+        cdef uint64_t mask = self.encryption_mask
+        cdef uint64_t lowest = mask & (~mask + 1)
+        return mask != 0 and ((first & mask) != 0 or (first ^ last) >= lowest)
 
     def _leaf_items(self, wanted):
         items = [
@@ -676,6 +705,15 @@ def _bits_beyond(word, physical_bits):
                 if bits.target + n >= physical_bits:
                     mask |= 1 << (bits.low + n)
     return mask
+
+
+def _table_limit(fmt, physical_bits, encryption):
+    """Tables must lie below this address, so that the items that point to them can say where."""
+    limit = 1 << physical_bits
+    for level in fmt.levels:
+        ends = [bits.target + bits.width for bits in level.table or () if bits.role is Role.OUTPUT]
+        limit = min(limit, 1 << max(ends, default=physical_bits))
+    return min(limit, encryption & -encryption) if encryption else limit
 
 
 def _as_addresses(source):

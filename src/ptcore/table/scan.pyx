@@ -45,8 +45,11 @@ from ptcore.table.decode cimport (
     pt_replaced,
     pt_store,
 )
+from ptcore.errors import PtcoreError
 from ptcore.table.rows import HARVEST_DTYPE, ROW_DTYPE, Flag, RowKind
 
+# Early kernels map whole shadow regions to one page (KASAN): no list of such a page is of use.
+cdef Py_ssize_t MOST_RESULTS = 1_000_000
 cdef uint8_t ROW_LEAF = RowKind.LEAF
 cdef uint8_t ROW_RESERVED = RowKind.RESERVED
 cdef uint8_t ROW_REPEAT = RowKind.REPEAT
@@ -143,6 +146,9 @@ cdef class Scan:
                     run = self.carry_on(table, index + 1, last_index)
                     index += run
                     item_last += run * (mask + 1)
+                    if item_last > last:  # the last page is asked for in part
+                        item_last = last
+                        self.rows[self.count - 1].last = last
             elif kind == PT_TABLE and not pt_breaks_zero(&self.space.rules, level, kind, item):
                 granted = pt_item_rights(self.f, level, kind, item)
                 self.list_below(
@@ -298,6 +304,7 @@ cdef bint _holds(const pt_space *space, uint64_t table, int level, uint64_t pa, 
 cdef int _collect(
     const pt_space *space, uint64_t table, int level, uint64_t va, uint64_t pa, dict known, list out
 ) except -1:
+    """Append the addresses under `table` that lead to `pa`, until there are too many."""
     cdef uint64_t index, size = pt_entry_bytes(space.format), leaf, item_va
     cdef const uint8_t *bytes
     cdef pt_item item
@@ -319,6 +326,11 @@ cdef int _collect(
         if kind == PT_TABLE:
             _collect(space, leaf, level - 1, item_va, pa, known, out)
         elif pa - leaf < pt_leaf_bytes(space.format, level):
+            if len(out) == MOST_RESULTS:
+                raise PtcoreError(
+                    f"more than {MOST_RESULTS} addresses translate to {int(pa):#x}: tables repeat; "
+                    "mappings() lists the repeats"
+                )
             out.append(pt_full_input(space.format, item_va + (pa - leaf)))
     return 0
 
@@ -332,6 +344,7 @@ cdef object reverse(const pt_space *space, uint64_t pa):
 # -- stats ---------------------------------------------------------------------------------------
 
 
+@cython.final
 cdef class Tally:
     cdef const pt_space *space
     cdef dict mapped  # (table, level) -> bytes mapped under it
@@ -408,17 +421,23 @@ cdef object stats(const pt_space *space):
 # -- harvest -------------------------------------------------------------------------------------
 
 
+@cython.final
 cdef class Harvester:
     cdef const pt_space *space
     cdef bint dirty
     cdef bint clear
-    cdef list out
+    cdef list rows
+    # Subtrees seen before, and whether they held a mark; where the marked ones hang once more.
+    cdef dict seen
+    cdef list repeats
 
-    cdef int gather(self, uint64_t table, int level, uint64_t va) except -1:
+    cdef bint gather(self, uint64_t table, int level, uint64_t va) except -1:
+        """List the marked leaves under `table`, each once; return whether there are any."""
         cdef uint64_t index, below, item_va, size = pt_entry_bytes(self.space.format)
         cdef uint8_t *bytes
         cdef pt_item item, mark
         cdef int kind
+        cdef bint found = False
         cdef const pt_layout *layout = &self.space.format.level[level].layout[1]
         mark = layout.dirty if self.dirty else layout.accessed
         for index in range(pt_item_count(self.space.format, level)):
@@ -426,7 +445,7 @@ cdef class Harvester:
                 self.space.memory, pt_item_at(self.space.format, table, index), size
             )
             if bytes == NULL:
-                return 0
+                break
             item = pt_load(self.space.format, bytes)
             kind = pt_kind(self.space.format, level, item)
             if kind == PT_EMPTY or kind == PT_RESERVED:
@@ -436,31 +455,49 @@ cdef class Harvester:
             below = pt_output(self.space.format, &self.space.rules, level, kind, item)
             item_va = va | (index << self.space.format.level[level].shift)
             if kind == PT_TABLE:
-                self.gather(below, level - 1, item_va)
+                found = self.gather_below(below, level - 1, item_va) or found
             elif pt_has(item, mark):
+                found = True
                 if self.clear:
                     pt_store(self.space.format, bytes, pt_replaced(item, mark, 0))
                 else:
-                    self.out.append(
+                    self.rows.append(
                         (
                             pt_full_input(self.space.format, item_va),
                             below,
                             pt_leaf_bytes(self.space.format, level),
                         )
                     )
-        return 0
+        return found
+
+    cdef bint gather_below(self, uint64_t table, int level, uint64_t va) except -1:
+        cdef uint64_t first
+        key = (table, level)
+        known = self.seen.get(key)
+        if known is None:
+            known = self.seen[key] = self.gather(table, level, va)
+        elif known and not self.clear:
+            first = pt_full_input(self.space.format, va)
+            self.repeats.append((first, first | pt_offset_mask(self.space.format, level + 1)))
+        return known
 
 
 cdef object harvest(const pt_space *space, bint dirty, bint clear):
-    """List marked leaves, all of them, before the first is cleared: an alias shows in every place."""
+    """The marked leaves, each once, and the spans where they hang once more.
+
+    All are listed before the first is cleared: a table that maps itself is read at several levels.
+    """
     cdef Harvester harvester = Harvester.__new__(Harvester)
     harvester.space = space
     harvester.dirty = dirty
-    harvester.out = []
+    harvester.rows = []
+    harvester.repeats = []
+    harvester.seen = {}
     harvester.gather(space.root, space.format.top, 0)
     if clear:
         harvester.clear = True
+        harvester.seen = {}
         harvester.gather(space.root, space.format.top, 0)
-    rows = np.array(harvester.out, dtype=HARVEST_DTYPE)
+    rows = np.array(harvester.rows, dtype=HARVEST_DTYPE)
     rows.sort(order="va")
-    return rows
+    return rows, harvester.repeats
