@@ -244,9 +244,9 @@ class Format:
         """
         _validate_shape(self)
         for n, level in enumerate(self.levels):
-            _validate_level(self, n, level)
             for kind, word in level.words():
                 _validate_word(self, f"{self.name}, level {n} ({level.name}), {kind}", level, word)
+            _validate_level(self, n, level)
 
 
 def _validate_shape(fmt: Format) -> None:
