@@ -1,0 +1,139 @@
+"""What a ledger costs, by a named table of constants. Another table needs no new run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from ptcore.machine.events import Event
+from ptcore.machine.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A price: `value` in `unit`, where it comes from, and how far off it may be for another machine."""
+
+    name: str
+    value: float
+    unit: str
+    source: str
+    uncertainty: str
+
+
+def _table(*constants: Constant) -> Mapping[str, Constant]:
+    return MappingProxyType({constant.name: constant for constant in constants})
+
+
+_HANSEN = (
+    "Linux commit 'x86/mm: Set TLB flush tunable to sane value (33)' (D. Hansen, 2014): mean cycles "
+    "of flush_tlb_mm_range() during a kernel compile"
+)
+_GENERIC_PT = (
+    "J. Gunthorpe, 'Consolidate iommu page table implementations' v4, 2025: AMDv2 (x86-64) map"
+)
+_INSTLATX64 = "InstLatx64, GenuineIntel0050654_SkylakeX2_NewMemLat.txt"
+
+DEFAULT_CONSTANTS = _table(
+    Constant("invalidate_all", 2283, "cycles", f"{_HANSEN}, global", "x2"),
+    Constant("invalidate_call", 1050, "cycles", f"{_HANSEN}, line through 1 to 33 pages", "x2"),
+    Constant("invalidate_page", 227, "cycles", f"{_HANSEN}, its slope", "x2"),
+    Constant(
+        "interrupt",
+        1000,
+        "ns",
+        "N. Amit, 'Optimizing the TLB Shootdown Algorithm with Page Access Tracking', USENIX ATC 2017: "
+        "a shootdown takes microseconds; taken as 1000 ns per interrupted CPU",
+        "x4: an order of magnitude, not a measurement",
+    ),
+    Constant(
+        "edit_call", 55, "ns", f"{_GENERIC_PT} of one 4 KiB page, 56 ns less one entry", "x1.5"
+    ),
+    Constant(
+        "entry",
+        1.3,
+        "ns",
+        f"{_GENERIC_PT} of 256 4 KiB pages: (405 - 56) / 255 ns an entry",
+        "x1.5",
+    ),
+    Constant(
+        "table",
+        256,
+        "cycles",
+        f"{_INSTLATX64}: first-level cache, 4 cycles, for each of the 64 lines of a cleared frame",
+        "x2",
+    ),
+    Constant(
+        "tlb_hit_lower", 9, "cycles", f"{_INSTLATX64}: second-level TLB hit, +9 cycles", "x1.5"
+    ),
+    Constant("walk_reference", 14, "cycles", f"{_INSTLATX64}: second-level cache, 14 cycles", "x3"),
+    Constant(
+        "clock", 3.0, "GHz", "chosen, to turn ns into cycles; a parameter of this table", "x1.7"
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One kind of work: how often it was done, cycles each, and in all."""
+
+    name: str
+    count: int
+    cycles_each: float
+    cycles: float
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """A ledger's price: lines, their sum, and what an operation (an acquire or a release) costs."""
+
+    lines: tuple[Line, ...]
+    cycles: float
+    operations: int
+    constants: tuple[Constant, ...]
+
+    @property
+    def per_operation(self) -> float:
+        """Cycles per acquire or release; 0 when there was none."""
+        return self.cycles / self.operations if self.operations else 0.0
+
+
+def price(
+    ledger: Ledger,
+    constants: Mapping[str, Constant] = DEFAULT_CONSTANTS,
+    *,
+    first_row: int = 0,
+) -> Price:
+    """Return what the events of `ledger` cost, from `first_row` on. Pure; O(rows)."""
+    totals = ledger.totals(first_row)
+    rows = ledger.rows()[first_row:]
+    invalidations = rows[rows["event"] == Event.INVALIDATED]
+    on_cpus = [(len(ledger.cpu_set(int(r["cpus"]))), int(r["count"])) for r in invalidations]
+    edits = totals[Event.MAPPED][0] + totals[Event.UNMAPPED][0]
+    work = (
+        ("invalidate_all", sum(cpus for cpus, pages in on_cpus if not pages)),
+        ("invalidate_call", sum(cpus for cpus, pages in on_cpus if pages)),
+        ("invalidate_page", sum(cpus * pages for cpus, pages in on_cpus)),
+        ("interrupt", totals[Event.INTERRUPTED][1]),
+        ("edit_call", edits),
+        ("entry", totals[Event.ENTRIES_WRITTEN][1]),
+        ("table", totals[Event.TABLES_ALLOCATED][1] >> 12),
+        ("tlb_hit_lower", totals[Event.TLB_HITS][1]),
+        ("walk_reference", totals[Event.WALK_REFERENCES][1]),
+    )
+    lines = []
+    for name, count in work:
+        each = _cycles(constants[name], constants)
+        lines.append(Line(name, count, each, each * count))
+    operations = totals[Event.ACQUIRED][0] + totals[Event.RELEASED][0]
+    return Price(
+        tuple(lines), sum(line.cycles for line in lines), operations, tuple(constants.values())
+    )
+
+
+def _cycles(constant: Constant, constants: Mapping[str, Constant]) -> float:
+    if constant.unit == "cycles":
+        return constant.value
+    if constant.unit == "ns":
+        return constant.value * constants["clock"].value
+    raise ValueError(f"{constant.name}: a price is in cycles or ns, not {constant.unit!r}")

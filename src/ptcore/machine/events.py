@@ -1,0 +1,54 @@
+"""What a ledger's rows say."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Event(IntEnum):
+    """One thing that happened. Which of the row's columns it uses is said with each."""
+
+    ACQUIRED = 1
+    """A request was served. count = pages."""
+    RELEASED = 2
+    """What a request got was given back. count = pages."""
+    FRAMES_ALLOCATED = 3
+    """Page frames left the allocator: pa, count = pages."""
+    FRAMES_FREED = 4
+    """Page frames may be used for something else from now on: pa, count = pages."""
+    TABLES_ALLOCATED = 5
+    """Frames became page tables. count = bytes."""
+    TABLES_FREED = 6
+    """Page tables became frames again, after their invalidation. count = bytes."""
+    ENTRIES_WRITTEN = 7
+    """Items of page tables were written. count."""
+    MAPPED = 8
+    """first..last translate to pa and on."""
+    UNMAPPED = 9
+    """first..last translated to pa and on, and no longer do in the tables; caches may still hold it."""
+    INVALIDATED = 10
+    """`cpus` dropped what they cached of first..last. count = pages one by one; 0 = everything."""
+    INTERRUPTED = 11
+    """`cpus` were interrupted by `cpu` to do so. count = how many."""
+    ACCESSED = 12
+    """`cpu` accessed first..last. count = accesses."""
+    TLB_HITS = 13
+    """count accesses were served by a TLB level below the first."""
+    WALKS = 14
+    """count accesses were served by no TLB."""
+    WALK_REFERENCES = 15
+    """Those walks read count items."""
+    FAULTS = 16
+    """count accesses found no translation that allows them."""
+    STALE_HELD = 17
+    """Frames at pa were freed while the TLBs of count CPUs (`cpus`) held a translation to them."""
+    POOL_HIT = 18
+    """An address came from a pool. count."""
+    POOL_MISS = 19
+    """An address came from the tree behind the pools. count."""
+    DRAINED = 20
+    """Lazily freed areas were given up together. count = areas."""
+    CACHE_HIT = 21
+    """A page had a ready mapping. count."""
+    CACHE_MISS = 22
+    """A page had none and got one. count."""

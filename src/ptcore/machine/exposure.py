@@ -1,0 +1,167 @@
+"""How long, and over how many pages, a stale translation could still have reached freed memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptcore.machine.events import Event
+from ptcore.machine.ledger import Ledger
+
+WINDOW_DTYPE = np.dtype(
+    [
+        ("start_ns", "<i8"),
+        ("end_ns", "<i8"),
+        ("first", "<u8"),
+        ("pa", "<u8"),
+        ("pages", "<i8"),
+        ("cpus", "<i4"),
+        ("held_on", "<i4"),
+        ("reused", "?"),
+        ("closed", "?"),
+    ]
+)
+"""One window: from the free of the frames to the invalidation on the last CPU (or the ledger's end, when
+`closed` is False); `first` the stale address, `pages` of the smallest size, `cpus` that may have held it,
+`held_on` how many TLBs of the model did hold some of it when the frames were freed, `reused` whether
+some of the frames were handed out again before the window closed."""
+
+
+@dataclass(slots=True)
+class _Open:
+    first: int
+    last: int
+    pa: int
+    pages: int
+    cpus: set[int]
+    all_cpus: int
+    freed_ns: int = -1
+    freed_pages: int = 0
+    held_on: int = 0
+    reused: bool = False
+
+    def overlap(self, row: Any) -> int:
+        """How many of the window's pages are among a row's frames."""
+        page = (self.last - self.first + 1) // max(self.pages, 1)
+        low = max(self.pa, int(row["pa"]))
+        end = min(self.pa + self.pages * page, int(row["pa"]) + int(row["count"]) * page)
+        return max(end - low, 0) // page
+
+    def close(self, end_ns: int, closed: bool) -> tuple[int, ...]:
+        return (
+            self.freed_ns,
+            end_ns,
+            self.first,
+            self.pa,
+            self.freed_pages,
+            self.all_cpus,
+            self.held_on,
+            self.reused,
+            closed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """All windows of a ledger in a few figures. `page_ns` is pages times time, summed; `peak_pages`
+    the most pages that were exposed at one time; `held_windows` those that a modelled TLB held; `reused_windows`
+    those whose frames served somebody else meanwhile."""
+
+    windows: int
+    pages: int
+    page_ns: int
+    longest_ns: int
+    peak_pages: int
+    held_windows: int
+    reused_windows: int
+    still_open: int
+
+
+def windows(ledger: Ledger, cpus: int) -> NDArray[Any]:
+    """Return the exposure windows of a ledger of a machine with `cpus` CPUs (WINDOW_DTYPE).
+
+    A window opens when frames are freed whose translations were taken out of the tables but not yet
+    invalidated everywhere. Frames that were never unmapped open none: that a strategy leaves them
+    reachable is its design, and it says so. Pure; O(rows * windows open at a time).
+    """
+    rows = ledger.rows()
+    stale: list[_Open] = []
+    out: list[tuple[int, ...]] = []
+    end_ns = int(rows["time_ns"][-1]) if len(rows) else 0
+    for row in rows[np.isin(rows["event"], _READ)]:
+        event = int(row["event"])
+        if event == Event.UNMAPPED:
+            first, last, pa = int(row["first"]), int(row["last"]), int(row["pa"])
+            stale.append(_Open(first, last, pa, int(row["count"]), set(range(cpus)), cpus))
+        elif event == Event.FRAMES_FREED:
+            _free(stale, row)
+        elif event == Event.FRAMES_ALLOCATED:
+            for window in stale:
+                window.reused |= window.freed_ns >= 0 and window.overlap(row) > 0
+        elif event == Event.STALE_HELD:
+            for window in stale:
+                if window.first == int(row["first"]):
+                    window.held_on = int(row["count"])
+        else:
+            stale = _invalidate(stale, row, ledger, out)
+    out.extend(window.close(end_ns, False) for window in stale if window.freed_ns >= 0)
+    return np.array(out, dtype=WINDOW_DTYPE)
+
+
+_READ = (
+    Event.UNMAPPED,
+    Event.FRAMES_ALLOCATED,
+    Event.FRAMES_FREED,
+    Event.STALE_HELD,
+    Event.INVALIDATED,
+)
+
+
+def _free(stale: list[_Open], row: Any) -> None:
+    for window in stale:
+        # The first free opens the window; later owners of the same frames have windows of their own.
+        if window.freed_ns < 0:
+            pages = window.overlap(row)
+            if pages:
+                window.freed_ns = int(row["time_ns"])
+                window.freed_pages = pages
+
+
+def _invalidate(
+    stale: list[_Open], row: Any, ledger: Ledger, out: list[tuple[int, ...]]
+) -> list[_Open]:
+    targets = ledger.cpu_set(int(row["cpus"]))
+    first, last = int(row["first"]), int(row["last"])
+    left = []
+    for window in stale:
+        if first <= window.first and window.last <= last:
+            window.cpus -= targets
+        if window.cpus:
+            left.append(window)
+        elif window.freed_ns >= 0 and int(row["time_ns"]) >= window.freed_ns:
+            out.append(window.close(int(row["time_ns"]), True))
+    return left
+
+
+def summary(found: NDArray[Any]) -> Exposure:
+    """Return the figures of `windows`' result."""
+    if not len(found):
+        return Exposure(0, 0, 0, 0, 0, 0, 0, 0)
+    lengths = found["end_ns"] - found["start_ns"]
+    times = np.concatenate([found["start_ns"], found["end_ns"]])
+    changes = np.concatenate([found["pages"], -found["pages"]])
+    # At one time, what opens is counted before what closes: a window of no length was open.
+    order = np.lexsort((-changes, times))
+    return Exposure(
+        windows=len(found),
+        pages=int(found["pages"].sum()),
+        page_ns=int((found["pages"] * lengths).sum()),
+        longest_ns=int(lengths.max()),
+        peak_pages=int(changes[order].cumsum().max()),
+        held_windows=int((found["held_on"] > 0).sum()),
+        reused_windows=int(found["reused"].sum()),
+        still_open=int((~found["closed"]).sum()),
+    )

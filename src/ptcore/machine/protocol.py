@@ -1,0 +1,65 @@
+"""What a strategy is asked, and what it must answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from ptcore.errors import AddressError
+from ptcore.units import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Pages that somebody wants to reach.
+
+    `cpu` asks; `pages` of the machine's page size; `align` in bytes, of the virtual address;
+    `purpose` is free text for reports; `device` names a device that will reach them too, if any.
+    """
+
+    cpu: int
+    pages: int
+    align: int = 1
+    purpose: str = ""
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.pages < 1:
+            raise AddressError(f"a request is for at least one page, not {self.pages}")
+        if self.align < 1 or self.align & (self.align - 1):
+            raise AddressError(f"an alignment is a power of two, not {self.align}")
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """What a request got: a number of the strategy's own, frames from `pa` on, and where they are
+    reachable (`span`), or None where the strategy makes pages reachable only while they are used."""
+
+    number: int
+    pages: int
+    pa: int
+    span: Span | None
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """Decides where a page is reachable and when that stops; never what it costs.
+
+    It acts only through one Machine. `exposure_by_design` is a sentence where freed memory stays
+    reachable because that is what the strategy is, else None.
+    """
+
+    name: str
+    exposure_by_design: str | None
+
+    def acquire(self, request: Request) -> Handle:
+        """Make memory exist; reachable or not, as the policy says."""
+
+    def access(self, handle: Handle, span: Span, cpu: int, kind: str) -> None:
+        """Make the bytes `span` of the handle (offsets from 0) reachable on `cpu`, and touch each page."""
+
+    def release(self, handle: Handle, cpu: int) -> None:
+        """Give the memory back; it must stop being reachable when the policy says."""
+
+    def idle(self) -> None:
+        """Timers, drains, give-back: what happens when nobody asks for anything."""

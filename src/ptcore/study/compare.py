@@ -1,0 +1,169 @@
+"""Compare strategies on one workload: each on a fresh machine, all under the same steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from ptcore import strategies as known_strategies
+from ptcore.machine import Event, Machine
+from ptcore.machine import cost as costs
+from ptcore.machine import exposure as exposures
+from ptcore.machine.cost import Constant, Price
+from ptcore.machine.exposure import Exposure
+from ptcore.workloads.replay import Touch, Workload, replay
+
+MakeMachine = Callable[[int], Machine]
+Progress = Callable[[str, int, int], None]
+DEFAULT_RAM = "64G"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one strategy did on the workload. Counts are of the workload alone: what was built at boot
+    is in `boot_entries` and `boot_table_bytes`. TLB figures follow from the touch model: *modelled*."""
+
+    strategy: str
+    provenance: str
+    mappings_made: int
+    mappings_ended: int
+    entries_written: int
+    tables_allocated_bytes: int
+    local_invalidations: int
+    remote_invalidations: int
+    cpus_interrupted: int
+    tlb_misses: int
+    walk_references: int
+    cache_hits: int
+    cache_misses: int
+    boot_entries: int
+    boot_table_bytes: int
+    price: Price
+    exposure: Exposure
+    exposure_by_design: str | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows, one per strategy, and what they rest on."""
+
+    workload: str
+    steps: int
+    cpus: int
+    touch: str
+    unmatched_frees: int
+    never_freed: int
+    damaged_lines: int
+    rows: tuple[Row, ...]
+    constants: tuple[Constant, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return everything as plain values, for JSON."""
+        found = asdict(self)
+        found["touch_is"] = "modelled"
+        for row in found["rows"]:
+            row["cycles_per_operation"] = row["price"].pop("cycles") / max(
+                row["price"]["operations"], 1
+            )
+            row["price"].pop("constants")
+            if row["exposure_by_design"] is not None:
+                row["exposure"] = row["exposure_by_design"]
+        return found
+
+
+def compare(
+    workload: Workload,
+    strategies: Sequence[str] | None = None,
+    *,
+    touch: Touch | str | int = "once",
+    cpus: int | None = None,
+    machine: MakeMachine | None = None,
+    constants: Mapping[str, Constant] = costs.DEFAULT_CONSTANTS,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Run each strategy over `workload` on a machine of its own, and price what it did.
+
+    `strategies`: names (default: all); `cpus`: by default those of the trace; `machine`: makes one for
+    a number of CPUs; `touch`: the declared access model. Raises UnknownStrategy for an unknown name
+    and OutOfRange for fewer CPUs than the trace uses, before anything is run.
+    """
+    modelled = touch if isinstance(touch, Touch) else Touch.parse(touch)
+    chosen = [known_strategies.get(name) for name in strategies or known_strategies.names()]
+    count = workload.cpus if cpus is None else cpus
+    make = machine if machine is not None else _default_machine
+    rows = []
+    for known in chosen:
+        platform = make(count)
+        platform.mmu(int(workload.steps["cpu"].max()))
+        strategy = known.make(platform)
+        boot = len(platform.ledger)
+        replay(
+            workload,
+            strategy,
+            platform,
+            modelled,
+            None if progress is None else _named(progress, known.name),
+        )
+        rows.append(
+            _row(
+                platform,
+                boot,
+                constants,
+                (known.name, known.provenance, strategy.exposure_by_design),
+            )
+        )
+    return Comparison(
+        workload.name,
+        len(workload.steps),
+        count,
+        str(modelled),
+        workload.unmatched_frees,
+        workload.never_freed,
+        workload.damaged_lines,
+        tuple(rows),
+        tuple(constants.values()),
+    )
+
+
+def _default_machine(cpus: int) -> Machine:
+    return Machine(cpus, ram=DEFAULT_RAM)
+
+
+def _named(progress: Progress, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(name, done, total)
+
+
+def _row(
+    machine: Machine,
+    boot: int,
+    constants: Mapping[str, Constant],
+    who: tuple[str, str, str | None],
+) -> Row:
+    """Read a row out of the ledger; the first `boot` rows are of what was built beforehand."""
+    totals = machine.ledger.totals(boot)
+    whole = machine.ledger.totals()
+    rows = machine.ledger.rows()[boot:]
+    invalidated = rows[rows["event"] == Event.INVALIDATED]
+    targets = [machine.ledger.cpu_set(int(row["cpus"])) for row in invalidated]
+    local = sum(int(row["cpu"]) in cpus for row, cpus in zip(invalidated, targets, strict=True))
+    name, provenance, by_design = who
+    return Row(
+        strategy=name,
+        provenance=provenance,
+        mappings_made=totals[Event.MAPPED][0],
+        mappings_ended=totals[Event.UNMAPPED][0],
+        entries_written=totals[Event.ENTRIES_WRITTEN][1],
+        tables_allocated_bytes=totals[Event.TABLES_ALLOCATED][1],
+        local_invalidations=local,
+        remote_invalidations=sum(len(cpus) for cpus in targets) - local,
+        cpus_interrupted=totals[Event.INTERRUPTED][1],
+        tlb_misses=totals[Event.WALKS][1],
+        walk_references=totals[Event.WALK_REFERENCES][1],
+        cache_hits=totals[Event.CACHE_HIT][1],
+        cache_misses=totals[Event.CACHE_MISS][1],
+        boot_entries=whole[Event.ENTRIES_WRITTEN][1] - totals[Event.ENTRIES_WRITTEN][1],
+        boot_table_bytes=whole[Event.TABLES_ALLOCATED][1] - totals[Event.TABLES_ALLOCATED][1],
+        price=costs.price(machine.ledger, constants, first_row=boot),
+        exposure=exposures.summary(exposures.windows(machine.ledger, machine.cpus)),
+        exposure_by_design=by_design,
+    )

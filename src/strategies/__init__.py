@@ -1,0 +1,54 @@
+"""Strategies: how a kernel manages mappings, in pure Python, imported as `ptcore.strategies`.
+
+Each module lists its strategies in `STRATEGIES`: functions of a Machine, by name. Modules are found,
+not registered.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from ptcore.errors import PtcoreError
+from ptcore.machine import Machine, Strategy
+
+Maker = Callable[[Machine], Strategy]
+
+
+class UnknownStrategy(PtcoreError, LookupError):
+    """No strategy has this name; the message lists the nearest ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A strategy's name, one sentence, whose policy it is, and the function that makes it."""
+
+    name: str
+    sentence: str
+    provenance: str
+    make: Maker
+
+
+def known() -> tuple[Known, ...]:
+    """Return all strategies, the baseline first, then by module."""
+    found: list[Known] = []
+    for module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
+        found.extend(getattr(importlib.import_module(f"{__name__}.{module}"), "STRATEGIES", ()))
+    return tuple(sorted(found, key=lambda strategy: (strategy.name != "direct_map", strategy.name)))
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all strategies."""
+    return tuple(strategy.name for strategy in known())
+
+
+def get(name: str) -> Known:
+    """Return the strategy `name`. Raises UnknownStrategy."""
+    found = {strategy.name: strategy for strategy in known()}
+    if name not in found:
+        near = get_close_matches(name, found, n=3, cutoff=0.3) or list(found)
+        raise UnknownStrategy(f"no strategy is called {name!r}; nearest: {', '.join(near)}")
+    return found[name]

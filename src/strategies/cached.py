@@ -1,0 +1,143 @@
+"""A page-table cache in front of another strategy: hot pages get ready mappings, page by page.
+
+The idea of a page-table cache for pages outside the direct map comes from a secondary article on the
+2026 discussion of such pages; the closest thing in a real kernel is kmap_local's and vmap's caching of
+ready page tables. The policy here is ours: a window of slots whose tables are built at boot; a page that
+is touched gets a slot (one entry written, no allocation); slots taken from pages are owed an
+invalidation, and all of them are cleaned by one, when no clean slot is left.
+
+Allocations of more pages than a part of the window go to the strategy behind, as do their accesses.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ptcore.caches import PageTableCache
+from ptcore.errors import NotAllocated
+from ptcore.machine import Event, Handle, Machine, Request, Strategy
+from ptcore.strategies import Known
+from ptcore.strategies.vmalloc import Vmalloc
+from ptcore.units import Span
+
+# An unused hole of the same map: Linux Documentation/arch/x86/x86_64/mm.rst, "unused hole" below the
+# vmalloc space ends at ffffc8ffffffffff.
+WINDOW_START = 0xFFFF_C880_0000_0000
+SLOTS = 1024
+LARGEST_SHARE = 16  # an allocation of more than SLOTS / LARGEST_SHARE pages goes past the cache
+
+
+class Cached:
+    """Small allocations are reached through the cache's window, large ones through `inner`."""
+
+    exposure_by_design: str | None = None
+
+    def __init__(
+        self, machine: Machine, inner: Strategy, *, slots: int = SLOTS, policy: str = "lru"
+    ) -> None:
+        self.machine = machine
+        self.inner = inner
+        self.name = f"{inner.name}+page_table_cache"
+        self.cache = PageTableCache(slots, policy)
+        self._largest = max(1, slots // LARGEST_SHARE)
+        self._live: dict[int, Handle] = {}
+        self._behind: dict[int, Handle] = {}
+        self._next = 0
+        self._build_tables()
+
+    def _build_tables(self) -> None:
+        """Have every table of the window before its first use."""
+        page = self.machine.page_bytes
+        size = self.cache.slots * page
+        self.machine.map(WINDOW_START, 0, size, cpu=0, page_size=page)
+        self.machine.unmap(WINDOW_START, size, cpu=0)
+        self.machine.invalidate(self._window, cpu=0)
+
+    @property
+    def _window(self) -> Span:
+        return Span.of(WINDOW_START, self.cache.slots * self.machine.page_bytes)
+
+    def _slot_va(self, slot: int) -> int:
+        return WINDOW_START + slot * self.machine.page_bytes
+
+    def acquire(self, request: Request) -> Handle:
+        """Take frames only; they become reachable page by page, when they are touched."""
+        self._next += 1
+        if request.pages > self._largest:
+            inner = self.inner.acquire(request)
+            handle = Handle(self._next, inner.pages, inner.pa, inner.span)
+            self._behind[handle.number] = inner
+            return handle
+        pa = self.machine.allocate_frames(request.pages, request.cpu)
+        handle = Handle(self._next, request.pages, pa, None)
+        self._live[handle.number] = handle
+        self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
+        return handle
+
+    def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
+        """Touch each page through its slot, mapping it first where it has none."""
+        inner = self._behind.get(handle.number)
+        if inner is not None:
+            self.inner.access(inner, span, cpu, kind)
+            return
+        if handle.number not in self._live:
+            raise NotAllocated(f"handle {handle.number} is not live")
+        page = self.machine.page_bytes
+        for number in range(span.start // page, span.last // page + 1):
+            va = self._slot_va(self._slot_of(handle.pa // page + number, cpu))
+            self.machine.access(Span.of(va, page), cpu, kind)
+
+    def _slot_of(self, page: int, cpu: int) -> int:
+        slot = self.cache.lookup(page)
+        if slot >= 0:
+            self.machine.note(Event.CACHE_HIT, cpu)
+            return slot
+        self.machine.note(Event.CACHE_MISS, cpu)
+        if not self.cache.clean:
+            self._make_clean(cpu)
+        slot = self.cache.admit(page)
+        size = self.machine.page_bytes
+        self.machine.map(self._slot_va(slot), page * size, size, cpu, page_size=size)
+        return slot
+
+    def _make_clean(self, cpu: int) -> None:
+        """Give up pages if too few slots are owed, then let one invalidation clean them all."""
+        short = self.cache.evict_batch - self.cache.owed
+        for _, slot in self.cache.evict(max(short, 0)).tolist():
+            self.machine.unmap(self._slot_va(slot), self.machine.page_bytes, cpu)
+        self.machine.invalidate(self._window, cpu)
+        self.cache.invalidated()
+
+    def release(self, handle: Handle, cpu: int) -> None:
+        """Clear the slots of its pages; their invalidation is owed until a slot is wanted."""
+        inner = self._behind.pop(handle.number, None)
+        if inner is not None:
+            self.inner.release(inner, cpu)
+            return
+        if self._live.pop(handle.number, None) is None:
+            raise NotAllocated(f"handle {handle.number} is not live")
+        size = self.machine.page_bytes
+        for page in range(handle.pa // size, handle.pa // size + handle.pages):
+            if page in self.cache:
+                self.machine.unmap(self._slot_va(self.cache.drop(page)), size, cpu)
+        self.machine.free_frames(handle.pa, handle.pages, cpu)
+        self.machine.note(Event.RELEASED, cpu, handle.pages)
+
+    def idle(self) -> None:
+        """Let the strategy behind do what it put off."""
+        self.inner.idle()
+
+
+def vmalloc_lazy_cached(machine: Machine, **options: int) -> Cached:
+    """Return the page-table cache in front of lazy vmalloc."""
+    return Cached(machine, Vmalloc(machine, lazy=True), **options)
+
+
+STRATEGIES = (
+    Known(
+        "vmalloc_lazy+page_table_cache",
+        "Small allocations through a window of ready mappings; large ones through lazy vmalloc.",
+        "ours, after a secondary article's proposal",
+        partial(vmalloc_lazy_cached),
+    ),
+)
