@@ -17,6 +17,9 @@ test: $(VENV)/.ready-test
 lint: $(VENV)/.ready-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@# mypy has no word for "src/strategies is ptcore.strategies": it reads a copy where it stands so.
+	@rm -rf build/types && mkdir -p build/types
+	@cp -r src/ptcore build/types/ptcore && cp -r src/strategies build/types/ptcore/strategies
 	$(BIN)/mypy
 
 bench: $(VENV)/.ready-bench

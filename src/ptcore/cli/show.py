@@ -34,16 +34,23 @@ def console() -> Console:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print one table; the first column is text, the others are figures."""
+    """Print one table; columns with figures in them stand to the right."""
     screen = console()
+    cells = [list(row) for row in rows]
     if screen.is_terminal:
         shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     else:
         screen.print(Text(title))
         shown = Table(box=None, pad_edge=False)
     for n, column in enumerate(columns):
-        shown.add_column(column, justify="right" if n else "left", no_wrap=not screen.is_terminal)
-    for row in rows:
+        figures = any(isinstance(row[n], int | float) for row in cells)
+        shown.add_column(
+            column,
+            justify="right" if figures else "left",
+            no_wrap=not screen.is_terminal,
+            overflow="fold",
+        )
+    for row in cells:
         shown.add_row(*(Text(number(cell)) for cell in row))
     if screen.is_terminal:
         screen.print(shown)

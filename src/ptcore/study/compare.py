@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from ptcore import strategies as known_strategies
+from ptcore.errors import OutOfRange
 from ptcore.machine import Event, Machine
 from ptcore.machine import cost as costs
 from ptcore.machine import exposure as exposures
@@ -90,11 +91,15 @@ def compare(
     modelled = touch if isinstance(touch, Touch) else Touch.parse(touch)
     chosen = [known_strategies.get(name) for name in strategies or known_strategies.names()]
     count = workload.cpus if cpus is None else cpus
+    highest = int(workload.steps["cpu"].max())
+    if count <= highest:
+        raise OutOfRange(
+            f"the workload runs on CPU {highest}: a machine of {count} CPUs has none such"
+        )
     make = machine if machine is not None else _default_machine
     rows = []
     for known in chosen:
         platform = make(count)
-        platform.mmu(int(workload.steps["cpu"].max()))
         strategy = known.make(platform)
         boot = len(platform.ledger)
         replay(
