@@ -88,6 +88,5 @@ def machine() -> dict[str, str]:
     return {
         "cpu": str(cpu),
         "python": platform.python_version(),
-        "platform": platform.platform(terse=True),
         "commit": commit,
     }

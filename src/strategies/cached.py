@@ -11,8 +11,6 @@ Allocations of more pages than a part of the window go to the strategy behind, a
 
 from __future__ import annotations
 
-from functools import partial
-
 from ptcore.caches import PageTableCache
 from ptcore.errors import NotAllocated
 from ptcore.machine import Event, Handle, Machine, Request, Strategy
@@ -128,9 +126,9 @@ class Cached:
         self.inner.idle()
 
 
-def vmalloc_lazy_cached(machine: Machine, **options: int) -> Cached:
+def vmalloc_lazy_cached(machine: Machine) -> Cached:
     """Return the page-table cache in front of lazy vmalloc."""
-    return Cached(machine, Vmalloc(machine, lazy=True), **options)
+    return Cached(machine, Vmalloc(machine, lazy=True))
 
 
 STRATEGIES = (
@@ -138,6 +136,6 @@ STRATEGIES = (
         "vmalloc_lazy+page_table_cache",
         "Small allocations through a window of ready mappings; large ones through lazy vmalloc.",
         "ours, after a secondary article's proposal",
-        partial(vmalloc_lazy_cached),
+        vmalloc_lazy_cached,
     ),
 )

@@ -476,7 +476,7 @@ cdef class PageTable:
 
     cdef int reserve(self, Edit edit) except -1:
         """Raise NoFrame unless every table that the edit will want can be had."""
-        cdef int n, lg2
+        cdef int n, lg2 = 0
         wanted = {}
         for n in range(self.own_format.top + 1):
             if edit.tables_wanted[n]:

@@ -12,7 +12,6 @@ from hypothesis import event, note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ptcore import formats
 from ptcore.errors import Fault, PtcoreError, Status, fault_class
 from ptcore.formats.encode import ACCESS_LETTERS
 from ptcore.formats.schema import Format
@@ -198,7 +197,7 @@ class PageTableMachine(RuleBasedStateMachine):
         """Split large pages down to one of the smaller sizes."""
         size = data.draw(strategies.page_sizes(self.fmt), label="to")
         span = self._draw_span(data, size)
-        if self.model.leaves and data.draw(st.booleans(), label="live"):
+        if bool(self.model.leaves) and data.draw(st.booleans(), label="live"):
             leaf = self.model.leaves[data.draw(st.sampled_from(sorted(self.model.leaves)))]
             size = min(size, leaf.size)
             offset = data.draw(st.integers(0, leaf.size // size - 1), label="offset") * size
@@ -215,7 +214,7 @@ class PageTableMachine(RuleBasedStateMachine):
         """Collapse what may have been split, or what never was one page."""
         size = data.draw(strategies.page_sizes(self.fmt), label="to")
         span = self._draw_span(data, size)
-        if self.model.leaves and data.draw(st.booleans(), label="live"):
+        if bool(self.model.leaves) and data.draw(st.booleans(), label="live"):
             va = data.draw(st.sampled_from(sorted(self.model.leaves)), label="leaf")
             span = Span.of(va & ~(size - 1), size)
         self._compare(
