@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
         for result in importlib.import_module(bench.removesuffix(".py")).results():
             if result.claim in wanted:
                 results.append(result)
-                ratio, bound, judged = verdict(result, claims[result.claim])
+                _, bound, judged = verdict(result, claims[result.claim])
                 row = {**result.to_dict(), "bound": bound, "verdict": judged, **where}
                 print(json.dumps(row), flush=True)
     if "--write" in arguments:

@@ -54,7 +54,8 @@ def built(tmp_path_factory) -> Path:
 
 def test_the_sdist_holds_sources_and_nothing_generated(built: Path) -> None:
     (path,) = built.glob("*.tar.gz")
-    names = [name.partition("/")[2] for name in tarfile.open(path).getnames()]
+    with tarfile.open(path) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
     assert "src/ptcore/table/page_table.pyx" in names
     assert "src/ptcore/table/abi.h" in names
     assert "src/strategies/vmalloc.py" in names

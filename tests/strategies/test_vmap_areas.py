@@ -6,6 +6,10 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from oracles.vmalloc_kernel import PAGE, Kernel
+from ptcore.allocators import AddressTree
+from ptcore.errors import InvalidationOwed, Misaligned, NoAddressSpace, NotAllocated, OutOfRange
 from ptcore.strategies.vmap_areas import (
     UNOWNED,
     Area,
@@ -15,10 +19,6 @@ from ptcore.strategies.vmap_areas import (
     VmapOptions,
     lazy_max_pages,
 )
-
-from oracles.vmalloc_kernel import PAGE, Kernel
-from ptcore.allocators import AddressTree
-from ptcore.errors import InvalidationOwed, Misaligned, NoAddressSpace, NotAllocated, OutOfRange
 
 BASE = 0xFFFFC90000000000
 SPACE = 1 << 40

@@ -103,6 +103,7 @@ class Match:
     value: int
 
     def __call__(self, item: int) -> bool:
+        """Whether `item` passes."""
         return item & self.mask == self.value
 
 
@@ -268,7 +269,7 @@ def _validate_shape(fmt: Format) -> None:
         require(level.bits > 0, f"level {n} ({level.name}) has no index bits")
         require(
             level.shift == shift,
-            f"level {n} ({level.name}) indexes from bit {level.shift}, but the levels below end at bit {shift}",
+            f"level {n} ({level.name}) indexes from bit {level.shift}; the levels below end at {shift}",
         )
         shift += level.bits
     require(

@@ -67,8 +67,8 @@ class _Open:
 @dataclass(frozen=True, slots=True)
 class Exposure:
     """All windows of a ledger in a few figures. `page_ns` is pages times time, summed; `peak_pages`
-    the most pages that were exposed at one time; `held_windows` those that a modelled TLB held; `reused_windows`
-    those whose frames served somebody else meanwhile."""
+    the most pages that were exposed at one time; `held_windows` those that a modelled TLB held;
+    `reused_windows` those whose frames served somebody else meanwhile."""
 
     windows: int
     pages: int

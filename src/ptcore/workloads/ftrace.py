@@ -72,8 +72,8 @@ EVENT_DTYPE = np.dtype(
         ("range_end", "<u8"),
     ]
 )
-"""One event: 1-based line, time in ns, CPU and process, addresses in bytes (`end` exclusive as the kernel prints it),
-`pages` of 4 KiB; fields that an event does not have are 0, and -1 in count and limit."""
+"""One event: 1-based line, time in ns, CPU and process, addresses in bytes (`end` exclusive, as the
+kernel prints it), `pages` of 4 KiB; fields that an event does not have are 0, and -1 in count and limit."""
 
 AREA_DTYPE = np.dtype(
     [("alloc", "<i4"), ("free", "<i4"), ("va", "<u8"), ("pages", "<u8"), ("cpu", "<i2")]

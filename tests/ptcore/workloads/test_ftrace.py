@@ -147,5 +147,5 @@ def test_the_bundled_trace_is_whole() -> None:
     assert counts[EventKind.FREE] == 3255
     assert counts[EventKind.PURGE] == 57
     assert np.all(log.of(EventKind.FREE)["limit"] == 16384)
-    with pytest.raises(TraceError, match="vmalloc-linux-6.18-2cpu"), sample_path("other"):
+    with pytest.raises(TraceError, match=r"vmalloc-linux-6\.18-2cpu"), sample_path("other"):
         pass
