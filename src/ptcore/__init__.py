@@ -1,11 +1,46 @@
-"""ptcore: page tables that you can compute with."""
+"""ptcore: page tables that you can compute with.
+
+The front door: public names only. Floors 0 to 3 (`PhysicalMemory`, `PageTable`, `formats`) are useful
+alone; `Tlb`, `Mmu` and `PageTableCache` stand on them, and `Machine`, `strategies` and `study` on those.
+"""
 
 from __future__ import annotations
 
 from ptcore import errors, formats, units
-from ptcore.errors import Status
+from ptcore.allocators import AddressTree
+from ptcore.caches import Mmu, PageTableCache, Tlb, TlbArray, TlbLevel, WalkCache
+from ptcore.errors import PtcoreError, Status
+from ptcore.machine import Handle, Ledger, Machine, Request, Strategy
 from ptcore.memory import PhysicalMemory
-from ptcore.table import PageTable
+from ptcore.table import Owed, PageTable, Walk
 from ptcore.units import Span
 
-__all__ = ["PageTable", "PhysicalMemory", "Span", "Status", "errors", "formats", "units"]
+from ptcore import strategies, study, workloads  # isort: skip  # the floors above, which use the names above
+
+__all__ = [
+    "AddressTree",
+    "Handle",
+    "Ledger",
+    "Machine",
+    "Mmu",
+    "Owed",
+    "PageTable",
+    "PageTableCache",
+    "PhysicalMemory",
+    "PtcoreError",
+    "Request",
+    "Span",
+    "Status",
+    "Strategy",
+    "Tlb",
+    "TlbArray",
+    "TlbLevel",
+    "Walk",
+    "WalkCache",
+    "errors",
+    "formats",
+    "strategies",
+    "study",
+    "units",
+    "workloads",
+]
