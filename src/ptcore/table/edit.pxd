@@ -17,6 +17,14 @@ cdef enum EditEnd:
     EDIT_NO_SMALLER_LEAF
 
 
+cdef enum Operation:
+    MAP
+    UNMAP
+    PROTECT
+    SPLIT
+    COLLAPSE
+
+
 cdef struct Item:
     # One item that a range touches: the part of the range in it, and what the table holds there.
     uint64_t index
@@ -37,6 +45,7 @@ cdef class Edit:
     cdef FrameAllocator frames
     cdef const pt_need *need
     # What is asked.
+    cdef int operation
     cdef int page_level
     cdef bint missing_ok
     cdef bint free_tables
@@ -61,6 +70,7 @@ cdef class Edit:
     cdef int at_level
     cdef pt_item item
 
+    cdef int run(self, uint64_t first, uint64_t last, uint64_t pa)
     cdef int stop(self, int end, int level, const Item *it)
     cdef bint read(self, uint64_t table, int level, uint64_t last, Item *it) noexcept
     cdef void write(self, Item *it, pt_item item) noexcept
@@ -77,17 +87,15 @@ cdef class Edit:
     cdef int map_new_table(self, int level, Item *it, uint64_t pa)
     cdef int must_be_empty(self, uint64_t table, int level, uint64_t va)
 
+    cdef int edit_range(self, uint64_t table, int level, uint64_t first, uint64_t last)
+    cdef int edit_leaf(self, int level, Item *it)
+    cdef int edit_table(self, int level, Item *it)
+
     cdef bint is_empty_table(self, uint64_t table, int level) noexcept
-    cdef int unmap_range(self, uint64_t table, int level, uint64_t first, uint64_t last)
     cdef int unmap_smallest(self, uint64_t table, uint64_t first, uint64_t last)
-    cdef int unmap_below(self, int level, Item *it)
 
-    cdef int protect_range(self, uint64_t table, int level, uint64_t first, uint64_t last)
-
-    cdef int split_range(self, uint64_t table, int level, uint64_t first, uint64_t last)
     cdef int split_leaf(self, int level, Item *it)
 
-    cdef int collapse_range(self, uint64_t table, int level, uint64_t first, uint64_t last)
     cdef int collapse_table(self, int level, Item *it)
     cdef int one_leaf(
         self, uint64_t table, int level, uint64_t va, pt_item *attributes, uint64_t *pa

@@ -50,6 +50,12 @@ cdef class Edit:
         self.stale_first = PT_ALL_ONES
         self.stale_last = 0
 
+    cdef int run(self, uint64_t first, uint64_t last, uint64_t pa):
+        """One pass of the operation from the root; `pa` is for a map."""
+        if self.operation == MAP:
+            return self.map_range(self.space.root, self.f.top, first, last, pa)
+        return self.edit_range(self.space.root, self.f.top, first, last)
+
     cdef int stop(self, int end, int level, const Item *it):
         self.at_va = it.first
         self.at_item = it.at
@@ -231,23 +237,16 @@ cdef class Edit:
                     return end
         return EDIT_DONE
 
-    # -- unmap -------------------------------------------------------------------------------
+    # -- what is mapped already ------------------------------------------------------------------
 
-    cdef bint is_empty_table(self, uint64_t table, int level) noexcept:
-        cdef uint64_t index
-        cdef uint8_t *bytes
-        for index in range(pt_item_count(self.f, level)):
-            bytes = pt_at(self.space.memory, pt_item_at(self.f, table, index), pt_entry_bytes(self.f))
-            if bytes == NULL or not pt_is_empty(self.f, pt_load(self.f, bytes)):
-                return False
-        return True
-
-    cdef int unmap_range(self, uint64_t table, int level, uint64_t first, uint64_t last):
+    cdef int edit_range(self, uint64_t table, int level, uint64_t first, uint64_t last):
+        """Apply `operation` to what is mapped in the range."""
         cdef Item it
-        cdef int end
+        cdef int end = EDIT_DONE
         cdef uint64_t last_index = pt_index(self.f, level, last)
-        if level == 0 and self.unmap_smallest(table, first, last) == EDIT_DONE:
-            return EDIT_DONE
+        if level == 0 and self.operation == UNMAP:
+            if self.unmap_smallest(table, first, last) == EDIT_DONE:
+                return EDIT_DONE
         it.index = pt_index(self.f, level, first)
         it.first = first
         while True:
@@ -259,18 +258,56 @@ cdef class Edit:
                 # In the second pass a table met for the second time is empty already.
                 return self.stop(EDIT_HOLE, level, &it)
             if it.kind == PT_LEAF:
-                if not it.whole:
-                    return self.stop(EDIT_INSIDE_LARGER_LEAF, level, &it)
-                if not self.dry:
-                    self.write(&it, self.f.empty.value)
+                end = self.edit_leaf(level, &it)
             elif it.kind == PT_TABLE:
-                end = self.unmap_below(level, &it)
-                if end != EDIT_DONE:
-                    return end
+                end = self.edit_table(level, &it)
+            if end != EDIT_DONE:
+                return end
             if it.index == last_index:
                 return EDIT_DONE
             it.index += 1
             it.first = it.last + 1
+
+    cdef int edit_leaf(self, int level, Item *it):
+        if self.operation == COLLAPSE:
+            return EDIT_DONE
+        if self.operation == SPLIT:
+            return self.split_leaf(level, it) if level > self.page_level else EDIT_DONE
+        if not it.whole:
+            return self.stop(EDIT_INSIDE_LARGER_LEAF, level, it)
+        if not self.dry and self.operation == UNMAP:
+            self.write(it, self.f.empty.value)
+        elif not self.dry:
+            self.write(it, pt_replaced(it.item, self.clear[level], self.set_[level]))
+        return EDIT_DONE
+
+    cdef int edit_table(self, int level, Item *it):
+        cdef uint64_t table = self.below(level, it)
+        cdef int end
+        if self.operation == COLLAPSE and level == self.page_level:
+            return self.collapse_table(level, it)
+        if self.operation in (SPLIT, COLLAPSE) and level <= self.page_level:
+            return EDIT_DONE
+        if self.operation == PROTECT and self.dry:
+            if pt_any(pt_withheld(self.f, self.need, level, PT_TABLE, it.item)):
+                return self.stop(EDIT_WITHHELD, level, it)
+        end = self.edit_range(table, level - 1, it.first, it.last)
+        if self.operation == UNMAP and end == EDIT_DONE and not self.dry and self.free_tables:
+            if it.whole or self.is_empty_table(table, level - 1):
+                self.write(it, self.f.empty.value)
+                self.free_table(table, level - 1)
+        return end
+
+    # -- unmap -------------------------------------------------------------------------------
+
+    cdef bint is_empty_table(self, uint64_t table, int level) noexcept:
+        cdef uint64_t index
+        cdef uint8_t *bytes
+        for index in range(pt_item_count(self.f, level)):
+            bytes = pt_at(self.space.memory, pt_item_at(self.f, table, index), pt_entry_bytes(self.f))
+            if bytes == NULL or not pt_is_empty(self.f, pt_load(self.f, bytes)):
+                return False
+        return True
 
     cdef int unmap_smallest(self, uint64_t table, uint64_t first, uint64_t last):
         """The run of items at level 0 when all are leaves: checked and cleared as one."""
@@ -286,73 +323,7 @@ cdef class Edit:
             self.entries_written += count
         return EDIT_DONE
 
-    cdef int unmap_below(self, int level, Item *it):
-        cdef uint64_t table = self.below(level, it)
-        cdef int end = self.unmap_range(table, level - 1, it.first, it.last)
-        if end == EDIT_DONE and not self.dry and self.free_tables:
-            if it.whole or self.is_empty_table(table, level - 1):
-                self.write(it, self.f.empty.value)
-                self.free_table(table, level - 1)
-        return end
-
-    # -- protect -----------------------------------------------------------------------------
-
-    cdef int protect_range(self, uint64_t table, int level, uint64_t first, uint64_t last):
-        cdef Item it
-        cdef int end
-        cdef uint64_t last_index = pt_index(self.f, level, last)
-        it.index = pt_index(self.f, level, first)
-        it.first = first
-        while True:
-            if not self.read(table, level, last, &it):
-                return self.stop(EDIT_OUTSIDE_MEMORY, level, &it)
-            if it.kind == PT_RESERVED:
-                return self.stop(EDIT_MALFORMED, level, &it)
-            if it.kind == PT_EMPTY and not self.missing_ok:
-                return self.stop(EDIT_HOLE, level, &it)
-            if it.kind == PT_LEAF:
-                if not it.whole:
-                    return self.stop(EDIT_INSIDE_LARGER_LEAF, level, &it)
-                if not self.dry:
-                    self.write(&it, pt_replaced(it.item, self.clear[level], self.set_[level]))
-            elif it.kind == PT_TABLE:
-                if self.dry and pt_any(
-                    pt_withheld(self.f, self.need, level, PT_TABLE, it.item)
-                ):
-                    return self.stop(EDIT_WITHHELD, level, &it)
-                end = self.protect_range(self.below(level, &it), level - 1, it.first, it.last)
-                if end != EDIT_DONE:
-                    return end
-            if it.index == last_index:
-                return EDIT_DONE
-            it.index += 1
-            it.first = it.last + 1
-
     # -- split -------------------------------------------------------------------------------
-
-    cdef int split_range(self, uint64_t table, int level, uint64_t first, uint64_t last):
-        cdef Item it
-        cdef int end = EDIT_DONE
-        cdef uint64_t last_index = pt_index(self.f, level, last)
-        it.index = pt_index(self.f, level, first)
-        it.first = first
-        while True:
-            if not self.read(table, level, last, &it):
-                return self.stop(EDIT_OUTSIDE_MEMORY, level, &it)
-            if it.kind == PT_RESERVED:
-                return self.stop(EDIT_MALFORMED, level, &it)
-            if it.kind == PT_EMPTY and not self.missing_ok:
-                return self.stop(EDIT_HOLE, level, &it)
-            if it.kind == PT_LEAF and level > self.page_level:
-                end = self.split_leaf(level, &it)
-            elif it.kind == PT_TABLE and level > self.page_level:
-                end = self.split_range(self.below(level, &it), level - 1, it.first, it.last)
-            if end != EDIT_DONE:
-                return end
-            if it.index == last_index:
-                return EDIT_DONE
-            it.index += 1
-            it.first = it.last + 1
 
     cdef int split_leaf(self, int level, Item *it):
         cdef int n
@@ -381,33 +352,9 @@ cdef class Edit:
             pa += pt_leaf_bytes(self.f, level - 1)
         self.entries_written += pt_item_count(self.f, level - 1)
         self.link(it, level, table)
-        return self.split_range(table, level - 1, it.first, it.last)
+        return self.edit_range(table, level - 1, it.first, it.last)
 
     # -- collapse ----------------------------------------------------------------------------
-
-    cdef int collapse_range(self, uint64_t table, int level, uint64_t first, uint64_t last):
-        cdef Item it
-        cdef int end = EDIT_DONE
-        cdef uint64_t last_index = pt_index(self.f, level, last)
-        it.index = pt_index(self.f, level, first)
-        it.first = first
-        while True:
-            if not self.read(table, level, last, &it):
-                return self.stop(EDIT_OUTSIDE_MEMORY, level, &it)
-            if it.kind == PT_RESERVED:
-                return self.stop(EDIT_MALFORMED, level, &it)
-            if it.kind == PT_EMPTY and not self.missing_ok:
-                return self.stop(EDIT_HOLE, level, &it)
-            if it.kind == PT_TABLE and level > self.page_level:
-                end = self.collapse_range(self.below(level, &it), level - 1, it.first, it.last)
-            elif it.kind == PT_TABLE:
-                end = self.collapse_table(level, &it)
-            if end != EDIT_DONE:
-                return end
-            if it.index == last_index:
-                return EDIT_DONE
-            it.index += 1
-            it.first = it.last + 1
 
     cdef int collapse_table(self, int level, Item *it):
         cdef pt_item attributes = 0

@@ -34,6 +34,7 @@ from ptcore.table.decode cimport (
     pt_table_bytes,
 )
 from ptcore.table.edit cimport (
+    COLLAPSE,
     EDIT_ALREADY_MAPPED,
     EDIT_DONE,
     EDIT_HOLE,
@@ -43,6 +44,10 @@ from ptcore.table.edit cimport (
     EDIT_NOT_UNIFORM,
     EDIT_OUTSIDE_MEMORY,
     EDIT_WITHHELD,
+    MAP,
+    PROTECT,
+    SPLIT,
+    UNMAP,
     Edit,
 )
 from ptcore.table.translate cimport pt_engine_for, pt_trace
@@ -498,6 +503,24 @@ cdef class PageTable:
             )
         return 0
 
+    cdef object carry_out(self, Edit edit, int operation, span, uint64_t pa):
+        """Look, reserve what will be wanted, then do it: wholly or not at all."""
+        edit.operation = operation
+        cdef int end = edit.run(span.start, span.last, pa)
+        if end == EDIT_DONE:
+            self.reserve(edit)
+            edit.dry = False
+            end = edit.run(span.start, span.last, pa)
+        if operation == SPLIT and edit.entries_written:
+            # The large translations that were split reach beyond the span asked for.
+            span = Span(
+                min(span.start, pt_full_input(&self.own_format, edit.stale_first)),
+                max(span.last, pt_full_input(&self.own_format, edit.stale_last)),
+            )
+        # Filling empty items makes nothing stale, replacing tables does.
+        stale = edit.freed if operation == MAP else edit.entries_written
+        return self.finish(edit, end, (span,) if stale else ())
+
     cdef object finish(self, Edit edit, int end, tuple spans):
         """The Owed of an edit that went through, or the exception of one that did not."""
         for lg2, unused in (edit.ready or {}).items():
@@ -560,7 +583,7 @@ cdef class PageTable:
         page_size=None,
     ):
         cdef Edit edit = self.new_edit()
-        cdef int n, end
+        cdef int n
         size = 1 << self.format.granule_lg2 if page_size is None else parse_size(page_size)
         if page_size is not None:
             edit.page_level = self.format.level_of(size)
@@ -584,12 +607,7 @@ cdef class PageTable:
         for n, item in items:
             edit.set_[n] = item
         edit.need = &self.needs[self.rights_of(access, user)]
-        end = edit.map_range(self.space.root, self.own_format.top, span.start, span.last, output)
-        if end == EDIT_DONE:
-            self.reserve(edit)
-            edit.dry = False
-            end = edit.map_range(self.space.root, self.own_format.top, span.start, span.last, output)
-        return self.finish(edit, end, (span,) if edit.freed else ())
+        return self.carry_out(edit, MAP, span, output)
 
     cdef bint _reaches_encryption(self, uint64_t first, uint64_t last) noexcept:
         """Whether any address from `first` to `last` has a bit of the encryption mask."""
@@ -607,15 +625,10 @@ cdef class PageTable:
 
     def unmap(self, va, length, *, missing_ok=False, free_tables=True):
         cdef Edit edit = self.new_edit()
-        cdef int end
         span = self._span(va, length, 1 << self.format.granule_lg2)
         edit.missing_ok = missing_ok
         edit.free_tables = free_tables
-        end = edit.unmap_range(self.space.root, self.own_format.top, span.start, span.last)
-        if end == EDIT_DONE:
-            edit.dry = False
-            end = edit.unmap_range(self.space.root, self.own_format.top, span.start, span.last)
-        return self.finish(edit, end, (span,) if edit.entries_written else ())
+        return self.carry_out(edit, UNMAP, span, 0)
 
     def protect(
         self,
@@ -631,51 +644,30 @@ cdef class PageTable:
         missing_ok=False,
     ):
         cdef Edit edit = self.new_edit()
-        cdef int n, end
+        cdef int n
         span = self._span(va, length, 1 << self.format.granule_lg2)
         wanted = encode.Attributes(access, user, global_, memory_type, pkey, software)
         edit.missing_ok = missing_ok
         for n in self.format.leaf_levels:
             edit.clear[n], edit.set_[n] = encode.leaf_change(self.format, n, wanted)
         edit.need = &self.needs[(self.rights_of(access, False) if access else 0) | (8 if user else 0)]
-        end = edit.protect_range(self.space.root, self.own_format.top, span.start, span.last)
-        if end == EDIT_DONE:
-            edit.dry = False
-            end = edit.protect_range(self.space.root, self.own_format.top, span.start, span.last)
-        return self.finish(edit, end, (span,) if edit.entries_written else ())
+        return self.carry_out(edit, PROTECT, span, 0)
 
     def split(self, va, length, page_size=None, *, missing_ok=False):
         cdef Edit edit = self.new_edit()
-        cdef int end
         size = 1 << self.format.granule_lg2 if page_size is None else parse_size(page_size)
         edit.page_level = self.format.level_of(size)
         edit.missing_ok = missing_ok
         span = self._span(va, length, size)
-        end = edit.split_range(self.space.root, self.own_format.top, span.start, span.last)
-        if end == EDIT_DONE:
-            self.reserve(edit)
-            edit.dry = False
-            end = edit.split_range(self.space.root, self.own_format.top, span.start, span.last)
-        if end == EDIT_DONE and edit.entries_written:
-            # The large translations that were split reach beyond the span asked for.
-            span = Span(
-                min(span.start, pt_full_input(&self.own_format, edit.stale_first)),
-                max(span.last, pt_full_input(&self.own_format, edit.stale_last)),
-            )
-        return self.finish(edit, end, (span,) if edit.entries_written else ())
+        return self.carry_out(edit, SPLIT, span, 0)
 
     def collapse(self, va, length, page_size, *, missing_ok=False):
         cdef Edit edit = self.new_edit()
-        cdef int end
         size = parse_size(page_size)
         edit.page_level = self.format.level_of(size)
         edit.missing_ok = missing_ok
         span = self._span(va, length, size)
-        end = edit.collapse_range(self.space.root, self.own_format.top, span.start, span.last)
-        if end == EDIT_DONE:
-            edit.dry = False
-            end = edit.collapse_range(self.space.root, self.own_format.top, span.start, span.last)
-        return self.finish(edit, end, (span,) if edit.entries_written else ())
+        return self.carry_out(edit, COLLAPSE, span, 0)
 
     def destroy(self):
         cdef Edit edit
