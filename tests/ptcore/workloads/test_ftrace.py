@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import re
+from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ptcore.errors import TraceError
 from ptcore.workloads import EventKind, join_areas, read_ftrace, read_sample, sample_path
-from ptcore.workloads.ftrace import cpu_list
+from ptcore.workloads.ftrace import SAMPLE, cpu_list
 
 WINDOW = "vstart=0xffffc90000000000 vend=0xffffe8ffffffffff"
 
@@ -63,6 +67,105 @@ def test_an_interrupt_to_many_cpus_is_one_event_each_and_a_reschedule_is_other()
 )
 def test_a_cpumask_is_hex_words_or_a_list(mask: str, cpus: tuple[int, ...]) -> None:
     assert cpu_list(mask) == cpus
+
+
+@pytest.mark.parametrize("mask", ["-", "0,", "5-1", "3,9-1000000000", "f" * 9000])
+def test_a_cpumask_that_names_no_cpus_or_absurd_ones_damages_its_line_alone(mask: str) -> None:
+    log = read_ftrace(
+        [line(ALLOC), line(f"ipi_send_cpumask: cpumask={mask} callsite=a+0x1/0x2 {CALL}")]
+    )
+    assert [d.line for d in log.damaged] == [2]
+    assert log.events["line"].tolist() == [1]
+
+
+def test_symbols_may_name_their_module() -> None:
+    log = read_ftrace([line(f"ipi_send_cpu: cpu=1 callsite=kick+0x1/0x2 [kvm] {CALL} [kvm]")])
+    assert log.of(EventKind.IPI)["count"].tolist() == [1]
+
+
+NINES = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        line(FREE.replace("nr_lazy=5", "nr_lazy=9223372036854775808")),
+        line(FREE.replace("nr_lazy=5", f"nr_lazy={NINES}")),
+        line(FREE.replace("0xffffc90000004000", "0x1ffffc90000004000")),
+        line(ALLOC.replace("size=20480", f"size={NINES}")),
+        line(FREE, cpu=32768),
+        line(FREE, time=f"{NINES}.000001"),
+        line(FREE, time="9999999999.000001"),
+        line("map: IOMMU: iova=0x2000 - 0x1000 paddr=0x1000 size=4096"),
+        f"CPU:1 [LOST {NINES} EVENTS]",
+        "CPU:99999 [LOST 3 EVENTS]",
+    ],
+)
+def test_a_number_that_cannot_be_damages_its_line_alone(damaged: str) -> None:
+    log = read_ftrace([line(ALLOC), damaged, line(FREE)])
+    assert [(d.line, d.text) for d in log.damaged] == [(2, damaged)]
+    assert log.events["line"].tolist() == [1, 3]
+
+
+def test_a_marker_that_quotes_a_line_is_no_event_of_that_line() -> None:
+    log = read_ftrace([line(ALLOC), line(f"tracing_mark_write: see {line(FREE, cpu=1)}")])
+    assert log.events["kind"].tolist() == [EventKind.ALLOC, EventKind.OTHER]
+    assert log.events["cpu"].tolist() == [0, 0]
+
+
+WHOLE = "".join(
+    f"{line(fields)}\n"
+    for fields in (
+        ALLOC,
+        FREE,
+        PURGE.replace("num_purged=1", "num_purged=123"),
+        f"ipi_send_cpu: cpu=1 {CALL}",
+        "tlb_flush: pages:-1 reason:remote IPI send (4)",
+        "map: IOMMU: iova=0x1000 - 0x2000 paddr=0x3000 size=4096",
+        "unmap: IOMMU: iova=0x1000 - 0x2000 size=4096 unmapped_size=4096",
+        "sched_switch: prev_comm=x",
+    )
+)
+
+
+def test_a_trace_cut_at_any_byte_holds_its_whole_lines_and_one_damaged(tmp_path) -> None:
+    path = tmp_path / "cut.txt"
+    outcomes: Counter[str] = Counter()
+    path.write_text(WHOLE)
+    events = read_ftrace(path).events
+    assert len(events) == 8
+    for end in range(WHOLE.index("\n") + 1, len(WHOLE)):
+        path.write_text(WHOLE[:end])
+        log = read_ftrace(path)
+        lines = WHOLE.count("\n", 0, end)
+        assert np.array_equal(log.events, events[:lines])
+        cut = WHOLE[:end].rpartition("\n")[2]
+        assert [(d.line, d.text) for d in log.damaged] == ([(lines + 1, cut)] if cut else [])
+        outcomes["damaged" if cut else "whole"] += 1
+    assert outcomes["whole"] == 7
+    assert outcomes["damaged"] > 500
+
+
+def test_lines_without_newlines_are_whole_and_a_last_one_among_others_is_not() -> None:
+    assert len(read_ftrace([line(ALLOC), line(FREE)]).events) == 2
+    log = read_ftrace([f"{line(ALLOC)}\n", line(FREE)])
+    assert len(log.events) == 1
+    assert "ends within this line" in log.damaged[0].reason
+    assert not read_ftrace([f"{line(ALLOC)}\n", line(FREE), f"{line(PURGE)}\n"]).damaged
+
+
+NOISE = st.text(st.characters(exclude_characters="\n"), max_size=40)
+
+
+@given(st.lists(NOISE, max_size=8), st.randoms(use_true_random=False))
+def test_whatever_stands_between_its_lines_a_trace_is_read(noise: list[str], random) -> None:
+    lines = [line(ALLOC), line(FREE), *noise]
+    random.shuffle(lines)
+    log = read_ftrace(lines)
+    assert log.count(EventKind.ALLOC) == log.count(EventKind.FREE) == 1
+    said = {*log.events["line"].tolist(), *(d.line for d in log.damaged)}
+    silent = [text for number, text in enumerate(lines, 1) if number not in said]
+    assert all(not text.strip() or text.strip().startswith("#") for text in silent)
 
 
 def test_damaged_lines_are_counted_with_their_number_and_reason() -> None:
@@ -147,5 +250,5 @@ def test_the_bundled_trace_is_whole() -> None:
     assert counts[EventKind.FREE] == 3255
     assert counts[EventKind.PURGE] == 57
     assert np.all(log.of(EventKind.FREE)["limit"] == 16384)
-    with pytest.raises(TraceError, match=r"vmalloc-linux-6\.18-2cpu"), sample_path("other"):
+    with pytest.raises(TraceError, match=re.escape(SAMPLE)), sample_path("other"):
         pass
