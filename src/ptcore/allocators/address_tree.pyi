@@ -1,3 +1,5 @@
+"""Free addresses in a tree that finds the lowest span which fits. Addresses and sizes are bytes."""
+
 from typing import final
 
 import numpy as np
@@ -47,7 +49,10 @@ class AddressTree:
         """
 
     def reserve(self, start: int, size: int | str) -> None:
-        """Take exactly these addresses. Raises AlreadyMapped unless all of them are free. O(log spans)."""
+        """Take exactly these addresses. O(log spans).
+
+        Raises AlreadyMapped unless all of them are free; OutOfRange when they are not in the tree.
+        """
 
     def free(self, start: int, size: int | str) -> None:
         """Give addresses back; they merge with free neighbours. Any part of what was taken may be given.

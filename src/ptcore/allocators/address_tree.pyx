@@ -227,7 +227,7 @@ cdef class AddressTree:
         low = self.first if first is None else operator.index(first)
         high = self.last if last is None else operator.index(last)
         if not 0 < length <= 1 << 64:
-            raise OutOfRange(f"an allocation has at least one byte, not {length}")
+            raise OutOfRange(f"an allocation has 1 to 2**64 bytes, not {length}")
         if step == 0 or step & (step - 1) or step >= 1 << 64:
             raise AddressError(f"an alignment is a power of two, not {step}")
         if not 0 <= low <= high <= ALL_ONES:
@@ -249,20 +249,20 @@ cdef class AddressTree:
     def reserve(self, start, size):
         cdef uint64_t at, last
         cdef int32_t n
-        span = self._span(start, size)
+        span = self._span(start, size, OutOfRange)
         at, last = span
         n = self.at_or_before(at)
         if n == NIL or self.nodes[n].last < last:
             raise AlreadyMapped(f"{at:#x}..{last:#x} is not free")
         self.take(n, at, last)
 
-    def _span(self, start, size):
+    def _span(self, start, size, outside):
         low = operator.index(start)
         length = parse_size(size)
         if length == 0:
             raise OutOfRange(f"the span at {low:#x} is empty")
         if not self.first <= low or low + length - 1 > self.last:
-            raise NotAllocated(
+            raise outside(
                 f"{low:#x} + {format_size(length)} is not inside {self.first:#x}..{self.last:#x}"
             )
         return low, low + length - 1
@@ -271,7 +271,7 @@ cdef class AddressTree:
         cdef uint64_t at, last
         cdef int32_t before, next_
         cdef bint joins_before, joins_next
-        span = self._span(start, size)
+        span = self._span(start, size, NotAllocated)
         at, last = span
         before = self.at_or_before(at)
         next_ = self.after(at)

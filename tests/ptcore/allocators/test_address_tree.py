@@ -195,6 +195,10 @@ def test_a_search_size_passes_over_spans_that_only_happen_to_be_aligned() -> Non
     ("call", "error"),
     [
         (lambda t: t.allocate(0), OutOfRange),
+        (lambda t: t.allocate((1 << 64) + 1), OutOfRange),
+        (lambda t: t.reserve(0xFFF8, 16), OutOfRange),
+        (lambda t: t.reserve(-1, 1), OutOfRange),
+        (lambda t: t.reserve(0, 0), OutOfRange),
         (lambda t: t.allocate(16, 3), AddressError),
         (lambda t: t.allocate(16, 1, 5, 4), OutOfRange),
         (lambda t: t.free(0xFFFFF, 16), NotAllocated),
