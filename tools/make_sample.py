@@ -10,7 +10,9 @@ import re
 import sys
 from pathlib import Path
 
-TASK = re.compile(r"^(\s*)(\S.*?)(-\d+\s+\[\d+\])", re.MULTILINE)
+# The longest name counts, so that a dash or a bracket within it leaves no rest of it behind. A name
+# has at most 15 characters (Linux include/linux/sched.h, TASK_COMM_LEN).
+TASK = re.compile(r"^([ \t]*)(\S.{0,14})(-\d+[ \t]+(?:\([ \d-]+\)[ \t]+)?\[\d+\])", re.MULTILINE)
 
 
 def anonymise(text: str) -> str:
