@@ -282,6 +282,8 @@ cdef class PageTable:
 
     def translate_many(self, vas, access=READ, user=False, *, out=None):
         source = np.asarray(vas)
+        if source.dtype.kind == "f" and source.size and not isinstance(vas, np.ndarray):
+            source = np.asarray(vas, dtype=object)  # NumPy makes floats of [1, 2**63]
         if source.dtype != np.uint64:
             source = _as_addresses(source)
         source = np.ascontiguousarray(source).reshape(source.shape)

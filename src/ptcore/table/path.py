@@ -80,7 +80,7 @@ def reserved_rule(fmt: Format, step: Step, zero: int) -> str:
 def permission_rule(fmt: Format, path: tuple[Step, ...], access: str, user: bool) -> str:
     """Say which level withholds which right."""
     wanted = [*encode.rights_of(access), *([Role.USER] if user else [])]
-    for step in path:
+    for step in path if fmt.parents_limit_rights else path[-1:]:
         word = dict(fmt.levels[step.level].words())[step.kind]
         for bits in word:
             if bits.role in wanted and (step.entry & bits.mask) >> bits.low != bits.value:
