@@ -13,6 +13,7 @@ from ptcore.errors import PtcoreError, Status
 from ptcore.machine import Handle, Ledger, Machine, Request, Strategy
 from ptcore.memory import PhysicalMemory
 from ptcore.table import Owed, PageTable, Walk
+from ptcore.table.diff import diff
 from ptcore.units import Span
 
 from ptcore import strategies, study, workloads  # isort: skip  # the floors above, which use the names above
@@ -37,6 +38,7 @@ __all__ = [
     "TlbLevel",
     "Walk",
     "WalkCache",
+    "diff",
     "errors",
     "formats",
     "strategies",

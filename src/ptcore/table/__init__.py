@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ptcore.table.diff import DIFF_DTYPE, Change
 from ptcore.table.owed import Owed
 from ptcore.table.page_table import PageTable
 from ptcore.table.path import Step, Walk
 from ptcore.table.rows import ROW_DTYPE, Flag, Right, RowKind, Stats
 
 __all__ = [
+    "DIFF_DTYPE",
     "ROW_DTYPE",
+    "Change",
     "Flag",
     "Owed",
     "PageTable",
