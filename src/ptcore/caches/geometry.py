@@ -16,6 +16,8 @@ MAX_LEVELS = 4
 MAX_ARRAYS = 12
 MAX_SIZES = 4
 SMALLEST_PAGE_LG2 = 10
+LARGEST_PAGE_LG2 = 63
+MAX_ENTRIES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,10 @@ class TlbArray:
 
     def validate(self, where: str) -> None:
         """Raise FormatError, naming the field, for a geometry that cannot be."""
-        if self.entries < 1 or self.ways < 1:
-            raise FormatError(
-                f"{where}: entries {self.entries} and ways {self.ways} are at least 1"
-            )
+        for field, number in (("entries", self.entries), ("ways", self.ways)):
+            whole = isinstance(number, int) and not isinstance(number, bool)
+            if not whole or not 1 <= number <= MAX_ENTRIES:
+                raise FormatError(f"{where}: {field} {number!r} is no number in 1..{MAX_ENTRIES}")
         if self.entries % self.ways:
             raise FormatError(
                 f"{where}: {self.entries} entries do not make whole sets of {self.ways} ways"
@@ -44,7 +46,8 @@ class TlbArray:
             raise FormatError(f"{where}: page_sizes holds 1 to {MAX_SIZES} sizes")
         for size in self.page_sizes:
             number = parse_size(size)
-            if number < 1 << SMALLEST_PAGE_LG2 or number & (number - 1):
+            lg2 = number.bit_length() - 1
+            if not SMALLEST_PAGE_LG2 <= lg2 <= LARGEST_PAGE_LG2 or number & (number - 1):
                 raise FormatError(f"{where}: page_sizes: {size!r} is no page size")
 
 

@@ -21,16 +21,13 @@ typedef struct {
     mmu_counts counts;
 } mmu;
 
-/* Sets the marks that a finished walk leaves in the items it read. */
-PT_INLINE void mmu_mark(const mmu *m, const pt_path *path, int write) {
-    const pt_format *f = m->space->format;
-    for (int n = 0; n < path->count; n++) {
-        const pt_step_read *read = &path->step[n];
-        const pt_layout *layout = &f->level[read->level].layout[PT_IS_LEAF(read->kind)];
-        pt_item marked = pt_replaced(read->item, 0, layout->accessed | (write ? layout->dirty : 0));
-        if (pt_any(marked ^ read->item))
-            pt_store(f, pt_at(m->space->memory, read->at, pt_entry_bytes(f)), marked);
-    }
+/* Marks an item that a walk went through, before anything caches it. Intel SDM vol. 3A, "Caches for Paging
+ * Structures": no entry is made from an item whose accessed flag is clear. */
+PT_INLINE void mmu_mark(const mmu *m, const pt_format *f, const pt_step_read *read, int write) {
+    const pt_layout *layout = &f->level[read->level].layout[PT_IS_LEAF(read->kind)];
+    pt_item marked = pt_replaced(read->item, 0, layout->accessed | (write ? layout->dirty : 0));
+    if (m->marks && pt_any(marked ^ read->item))
+        pt_store(f, pt_at(m->space->memory, read->at, pt_entry_bytes(f)), marked);
 }
 
 /* Walks for `va`. Returns the status; on PT_OK *entry is the translation to cache. */
@@ -62,6 +59,7 @@ static inline __attribute__((unused)) int mmu_walk(mmu *m, uint64_t va, unsigned
         rights = f->parents_limit_rights || status == PT_OK ? rights & granted : rights;
         if (status == PT_OK)
             break;
+        mmu_mark(m, f, read, 0);
         if (m->walk_cache != NULL)
             wc_put(m->walk_cache, level, va, table, rights);
     }
@@ -73,8 +71,7 @@ static inline __attribute__((unused)) int mmu_walk(mmu *m, uint64_t va, unsigned
     int write = (need & MMU_WRITE) != 0;
     const pt_layout *layout = &f->level[level].layout[1];
     pt_item leaf = path.step[path.count - 1].item;
-    if (m->marks)
-        mmu_mark(m, &path, write);
+    mmu_mark(m, f, &path.step[path.count - 1], write);
     uint64_t offset = pt_offset_mask(f, level);
     *entry = (tlb_entry){
         .page = va >> f->level[level].shift,

@@ -59,6 +59,10 @@ class Mmu:
     @property
     def walk_cache(self) -> WalkCache | None: ...
     @property
+    def marks(self) -> bool:
+        """Whether accessed and dirty bits are set in the tables."""
+
+    @property
     def counts(self) -> Counts:
         """The totals so far."""
 
@@ -71,6 +75,8 @@ class Mmu:
         """Make an access per address, in order; return the outcome codes, uint8 of the same shape.
 
         `kinds`: one letter for all, or an array of letters; default reads. The GIL is released.
+        Raises TypeError for what are no integers, OutOfRange for numbers that have no 64 bits,
+        ValueError for other kinds; then no access was made.
         """
 
     def access_span(

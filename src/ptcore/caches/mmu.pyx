@@ -54,7 +54,7 @@ cdef class Mmu:
         self.c.asid = number
         self.c.marks = marks and table.memory.writable
         if walk_cache is not None:
-            walk_cache.bind(&table.own_format)
+            walk_cache.bind(&table.own_format, table.memory, table.space.root)
             self.c.walk_cache = &walk_cache.c
 
     def access(self, va, kind="r", user=False):
@@ -67,11 +67,7 @@ cdef class Mmu:
         return Outcome(code, Status(status), int(pa) if status == 0 else None)
 
     def access_many(self, vas, kinds=None, user=False):
-        source = np.ascontiguousarray(vas)
-        if source.dtype != np.uint64:
-            if source.size and (source.dtype.kind not in "iu" or source.min() < 0):
-                raise OutOfRange("addresses are integers from 0 to 2**64 - 1")
-            source = source.astype(np.uint64)
+        source = _addresses(vas)
         needs = _needs(kinds, source.shape)
         outcomes = np.empty(source.shape, dtype=np.uint8)
         cdef const uint64_t[::1] addresses = source.reshape(-1)
@@ -112,16 +108,37 @@ cdef class Mmu:
         return dropped
 
     @property
+    def marks(self):
+        return bool(self.c.marks)
+
+    @property
     def counts(self):
         cdef mmu_counts *c = &self.c.counts
         hits = tuple(c.hits[n] for n in range(self.tlb.c.levels))
         return Counts(c.accesses, hits, c.walks, c.references, c.faults)
 
 
+def _addresses(vas):
+    source = np.asarray(vas)
+    if source.dtype.kind == "f" and not isinstance(vas, np.ndarray):
+        source = np.asarray(vas, dtype=object)  # NumPy makes floats of a list of small and huge integers
+    if source.size and source.dtype.kind == "O":
+        source = source.reshape(-1)
+        for va in source:
+            if not 0 <= operator.index(va) <= ALL_ONES:
+                raise OutOfRange(f"{va} is no 64-bit address")
+        return source.astype(np.uint64).reshape(np.shape(vas))
+    if source.size and source.dtype.kind not in "iu":
+        raise TypeError(f"addresses are integers, not {source.dtype}")
+    if source.size and source.min() < 0:
+        raise OutOfRange(f"{int(source.min())} is no 64-bit address")
+    return np.asarray(source, dtype=np.uint64, order="C")
+
+
 def _needs(kinds, shape):
     if kinds is None or isinstance(kinds, str):
-        return np.full(shape, need_of(kinds or "r", False), dtype=np.uint8)
-    letters = np.ascontiguousarray(kinds)
+        return np.full(shape, need_of("r" if kinds is None else kinds, False), dtype=np.uint8)
+    letters = np.asarray(kinds)
     if letters.shape != shape:
         raise ValueError(f"kinds has the shape {letters.shape}, the addresses have {shape}")
     needs = np.zeros(shape, dtype=np.uint8)

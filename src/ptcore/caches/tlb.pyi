@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from ptcore.caches.geometry import TlbLevel
 
+ALL_RIGHTS: int
 ENTRY_DTYPE: np.dtype[Any]
 MAX_ASID: int
 
@@ -55,7 +56,7 @@ class Tlb:
         """Cache a translation in every level that holds its page size.
 
         Raises Misaligned unless va and pa are multiples of page_size; AddressError when no array holds
-        pages of that size; OutOfRange for an asid or address that is none.
+        pages of that size; OutOfRange for an asid, address or rights that are none.
         """
 
     def invalidate(self, first: int, last: int, asid: int | None = None) -> int:
@@ -68,7 +69,7 @@ class Tlb:
         """Drop everything, or one asid's entries; global entries stay if keep_global. Returns how many."""
 
     def holds(self, first: int, last: int) -> bool:
-        """Whether any entry meets [first, last]. O(entries)."""
+        """Whether any entry meets [first, last]. O(entries). OutOfRange if last comes before first."""
 
     def entries(self) -> NDArray[Any]:
         """Return all entries (ENTRY_DTYPE), array by array, a set's most recently used first."""

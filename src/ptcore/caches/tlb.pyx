@@ -1,7 +1,7 @@
 """Tlb: the door to tlb.h."""
 
 cimport cython
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 import operator
@@ -14,6 +14,7 @@ from ptcore.errors import AddressError, Misaligned, OutOfRange
 from ptcore.units import ALL_ONES, parse_size
 
 MAX_ASID = 0xFFFF_FFFE
+ALL_RIGHTS = 15
 ENTRY_DTYPE = np.dtype(
     [
         ("level", "u1"),
@@ -39,6 +40,13 @@ cdef uint32_t as_asid(value) except? 0xFFFFFFFF:
     number = operator.index(value)
     if not 0 <= number <= MAX_ASID:
         raise OutOfRange(f"asid {number} is not in 0..{MAX_ASID}")
+    return number
+
+
+cdef uint8_t as_rights(value) except? 255:
+    number = operator.index(value)
+    if not 0 <= number <= ALL_RIGHTS:
+        raise OutOfRange(f"rights {number} is not in 0..{ALL_RIGHTS}")
     return number
 
 
@@ -108,7 +116,7 @@ cdef class Tlb:
         entry.pa = as_va(pa)
         entry.asid = TLB_GLOBAL if global_ else as_asid(asid)
         entry.page_lg2 = lg2
-        entry.rights = rights
+        entry.rights = as_rights(rights)
         entry.dirty = 1
         tlb_fill(&self.c, &entry, TLB_MAX_LEVELS)
 
@@ -127,6 +135,8 @@ cdef class Tlb:
         cdef uint64_t low = as_va(first), high = as_va(last)
         cdef uint32_t n
         cdef uint64_t m
+        if low > high:
+            raise OutOfRange(f"first {first:#x} comes after last {last:#x}")
         for n in range(self.c.arrays):
             for m in range(<uint64_t>self.c.array[n].sets * self.c.array[n].ways):
                 if tlb_meets(&self.c.array[n].entries[m], low, high):

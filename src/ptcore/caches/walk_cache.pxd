@@ -43,6 +43,6 @@ cdef extern from "walk_cache.h" nogil:
 cdef class WalkCache:
     cdef walk_cache c
     cdef readonly dict sizes
-    cdef bint bound
+    cdef tuple served
 
-    cdef int bind(self, const pt_format *f) except -1
+    cdef int bind(self, const pt_format *f, object memory, uint64_t root) except -1

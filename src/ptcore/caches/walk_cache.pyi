@@ -14,7 +14,7 @@ class WalkCache:
 
     One fully associative LRU cache per level: level 1 holds the items over the smallest leaves' tables.
     Intel SDM vol. 3A (253668), "Paging-Structure Caches": PDE, PDPTE and PML4 caches. An entry also
-    carries the rights that the items above it grant. Single writer; serves one format.
+    carries the rights that the items above it grant. It has no tags: it serves one table. Single writer.
     """
 
     def __init__(self, entries: Mapping[int, int]) -> None:

@@ -43,17 +43,19 @@ cdef class WalkCache:
             om_release(&self.c.map[level])
             free(self.c.found[level])
 
-    cdef int bind(self, const pt_format *f) except -1:
-        """Take the shifts of the format that will fill this cache: one format, once."""
+    cdef int bind(self, const pt_format *f, object memory, uint64_t root) except -1:
+        """Take the shifts of the format of the one table that this cache will know (it has no tags)."""
         cdef int level
+        if self.served is not None and (self.served[0] is not memory or self.served[1] != root):
+            raise FormatError(f"this paging-structure cache serves another table, at {self.served[1]:#x}")
         for number in self.sizes:
             level = number
             if level > f.top:
                 raise FormatError(f"the format has no level {level} for its paging-structure cache")
-            if self.bound and self.c.shift[level] != f.level[level].shift:
-                raise FormatError("this paging-structure cache serves another format already")
+        for number in self.sizes:
+            level = number
             self.c.shift[level] = f.level[level].shift
-        self.bound = True
+        self.served = (memory, root)
         return 0
 
     def invalidate(self, first, last):
