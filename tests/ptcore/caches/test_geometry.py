@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+
+import ptcore
+from ptcore.caches import Tlb, TlbArray, TlbLevel, WalkCache, preset, preset_names
+from ptcore.errors import FormatError
+
+CONFIDENCES = ("measured", "manual", "cpuid", "source", "recalled", "modelled")
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_makes_a_tlb_and_says_where_every_level_comes_from(name: str) -> None:
+    found = preset(name)
+    assert Tlb.preset(name).levels == found.levels
+    assert WalkCache(found.walk_cache).sizes == found.walk_cache
+    for part in [level.name for level in found.levels] + ["walk_cache"]:
+        about = [text for key, text in found.sources.items() if key.split(".")[0] == part]
+        assert about, f"{part} has no source"
+        for text in about:
+            confidence, _, source = text.partition(": ")
+            assert confidence in CONFIDENCES
+            assert len(source) > 10
+
+
+def test_skylake_has_the_geometry_that_was_measured() -> None:
+    first, second = preset("skylake_sp").levels
+    assert first.arrays[0] == TlbArray(64, 4, ("4K",))
+    assert second.arrays[0] == TlbArray(1536, 12, ("4K", "2M"))
+
+
+def test_an_unknown_preset_lists_the_nearest_names() -> None:
+    with pytest.raises(FormatError, match=r"'skylake'.*skylake_sp"):
+        preset("skylake")
+    with pytest.raises(FormatError, match="zen4"):
+        ptcore.Tlb.preset("zen40")
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (TlbArray(0, 1), "entries 0"),
+        (TlbArray(8, 0), "ways 0"),
+        (TlbArray(-4, 4), "entries -4"),
+        (TlbArray(10, 4), "10 entries do not make whole sets of 4 ways"),
+        (TlbArray(4, 8), "4 entries do not make whole sets of 8 ways"),
+        (TlbArray(64.0, 4), "entries 64.0"),
+        (TlbArray(64, "4"), "ways '4'"),
+        (TlbArray(True, 1), "entries True"),
+        (TlbArray(1 << 40, 1), "entries 1099511627776"),
+        (TlbArray(64, 4, ()), "page_sizes"),
+        (TlbArray(64, 4, ("3K",)), "'3K' is no page size"),
+        (TlbArray(64, 4, (512,)), "512 is no page size"),
+        (TlbArray(64, 4, ("16E",)), "'16E' is no page size"),
+        (TlbArray(64, 4, ("4K", 4096)), "4K pages"),
+    ],
+)
+def test_an_impossible_array_is_refused_by_the_field_that_makes_it_so(array, words) -> None:
+    with pytest.raises(FormatError, match=words):
+        Tlb((TlbLevel("L1", (array,)),))
+
+
+def test_impossible_levels_are_refused() -> None:
+    array = TlbArray(4, 4)
+    for levels, words in [
+        ((), "1 to 4 levels"),
+        ((TlbLevel("L", (array,)),) * 5, "1 to 4 levels"),
+        ((TlbLevel("L1", ()),), "L1: arrays"),
+        ((TlbLevel("L1", (array, array)),), "two arrays hold 4K pages"),
+    ]:
+        with pytest.raises(FormatError, match=words):
+            Tlb(levels)
+
+
+@pytest.mark.parametrize("entries", [{0: 4}, {6: 4}, {1: 0}, {1: -1}, {1: 1 << 40}], ids=str)
+def test_an_impossible_walk_cache_is_refused(entries) -> None:
+    with pytest.raises(FormatError, match=r"level|entries"):
+        WalkCache(entries)
