@@ -45,7 +45,7 @@ cdef class Mmu:
     def __cinit__(self, PageTable table not None, Tlb tlb not None, WalkCache walk_cache=None, asid=0, *, marks=True):
         number = operator.index(asid)
         if not 0 <= number < 0xFFFF_FFFF:
-            raise OutOfRange(f"asid {number} is not in 0..{0xFFFF_FFFE}")
+            raise OutOfRange(f"asid {number} is not in 0..{2**32 - 2}")
         self.table = table
         self.tlb = tlb
         self.walk_cache = walk_cache

@@ -76,6 +76,6 @@ class PageTableCache:
     def invalidated(self) -> None:
         """Say that no CPU holds a translation of an owed slot any more: they are clean now."""
 
-    def __contains__(self, page: int) -> bool: ...
+    def __contains__(self, page: int, /) -> bool: ...
     def __len__(self) -> int:
         """How many pages have a slot."""

@@ -13,7 +13,7 @@ from ptcore.caches.geometry import preset, validate_levels
 from ptcore.errors import AddressError, Misaligned, OutOfRange
 from ptcore.units import ALL_ONES, parse_size
 
-MAX_ASID = 0xFFFF_FFFE
+MAX_ASID = 2**32 - 2
 ALL_RIGHTS = 15
 ENTRY_DTYPE = np.dtype(
     [

@@ -146,7 +146,7 @@ def _actions(joined: Joined, kernel: Account) -> Iterator[Action]:
             yield Action(Act.ALLOCATE, step.area, step.cpu, step.pages, step.align, step.start)
         elif step.kind is EventKind.FREE and step.whole:
             # An area from before the trace: most likely it was asked for where most are.
-            cpu = owners[step.area] if step.area != UNKNOWN else _most_common(allocating)
+            cpu = owners[step.area] if step.area != UNKNOWN else _most_frequent(allocating)
             fits = step.start + kernel.pages[at] * PAGE_BYTES - 1 <= joined.last
             pages = kernel.pages[at] if fits else 0
             free = Action(Act.FREE, step.area, cpu, pages, 1, step.start)
@@ -156,7 +156,7 @@ def _actions(joined: Joined, kernel: Account) -> Iterator[Action]:
                 yield free
 
 
-def _most_common(counts: Counter[int]) -> int:
+def _most_frequent(counts: Counter[int]) -> int:
     return counts.most_common(1)[0][0] if counts else 0
 
 

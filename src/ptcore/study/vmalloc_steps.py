@@ -228,7 +228,7 @@ def _in_counted_order(joined: Joined, recorded: Sequence[int]) -> tuple[list[int
     moved = 0
     before: int | None = None
     while waiting:
-        base = _base(steps[waiting[-1]])
+        base = _count_before(steps[waiting[-1]])
         if before is not None and base is not None and base != before:
             ahead = waiting[-2 : -2 - window : -1]
             for at in _between(steps, before, base, ahead) or _swapped(steps, waiting[-1], ahead):
@@ -243,7 +243,7 @@ def _in_counted_order(joined: Joined, recorded: Sequence[int]) -> tuple[list[int
 
 def _between(steps: Sequence[Step], before: int, after: int, ahead: Sequence[int]) -> list[int]:
     """Return the frees that lead from one count to another, in order; none if they do not."""
-    following = {_base(steps[at]): at for at in reversed(ahead)}
+    following = {_count_before(steps[at]): at for at in reversed(ahead)}
     path: list[int] = []
     while before != after and before in following:
         at = following.pop(before)
@@ -255,13 +255,13 @@ def _between(steps: Sequence[Step], before: int, after: int, ahead: Sequence[int
 def _swapped(steps: Sequence[Step], at: int, ahead: Sequence[int]) -> list[int]:
     """Return the next line if it was first: a pair that changed places just after a drain."""
     other = ahead[0] if ahead else at
-    if steps[other].cpu == steps[at].cpu or steps[other].number != _base(steps[at]):
+    if steps[other].cpu == steps[at].cpu or steps[other].number != _count_before(steps[at]):
         return []
     drained = any(step.kind is EventKind.PURGE for step in steps[at:other])
     return [] if drained else [other]
 
 
-def _base(step: Step) -> int | None:
+def _count_before(step: Step) -> int | None:
     """Return the count just before a free, if the pages of the free are known."""
     return None if step.pages == UNKNOWN else step.number - step.pages
 
