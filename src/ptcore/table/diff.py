@@ -135,9 +135,10 @@ class _Pair:
         differs = False
         while start <= last:
             chunk = min(period - (va + start) % period, last - start + 1)
-            key = (*(_resolved(side, start) for side in sides), chunk)
+            at_a, at_b = (_resolved(side, start) for side in sides)
+            key = (at_a, at_b, chunk)
             if key not in self.seen:
-                found = self.compare(va + start, *key[:2], chunk - 1)
+                found = self.compare(va + start, at_a, at_b, chunk - 1)
                 self.seen[key] = va + start if found else None
                 differs = differs or found
             elif self.seen[key] is not None:
@@ -186,7 +187,8 @@ def _differences(va: int, spans: Any, side_a: Any, side_b: Any) -> Rows:
     for name in ("rights", "page_size"):
         rows[f"old_{name}"] = np.where(in_a, a[name], 0)
         rows[f"new_{name}"] = np.where(in_b, b[name], 0)
-    return rows[change != 0]
+    differing: Rows = rows[change != 0]
+    return differing
 
 
 def _merged(rows: Rows) -> Rows:
@@ -202,6 +204,6 @@ def _merged(rows: Rows) -> Rows:
         nothing = (before[name] == ALL_ONES) & (after[name] == ALL_ONES)
         goes_on &= nothing | (before[name] + step == after[name])
     begins = np.flatnonzero(np.append(True, ~goes_on))
-    merged = rows[begins].copy()
+    merged: Rows = rows[begins].copy()
     merged["last"] = rows["last"][np.append(begins[1:], len(rows)) - 1]
     return merged

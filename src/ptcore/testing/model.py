@@ -1,4 +1,4 @@
-"""A page table as a dict of spans: what PageTable should do, worked out without any table's bytes."""
+"""A page table as a dict of spans: what PageTable should do, worked out without any bytes."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Leaf:
 class SpanModel:
     """The pages that are mapped, by address, and which tables exist to hold them.
 
-    `tables` holds (level, number) for each table but the root; the number is that of the region that
-    the table maps, counted from address 0. Every verb returns the tables that it takes out, or raises
-    the exception class that PageTable raises, before it changes anything. `tables_left` says how many
-    more tables there is room for.
+    `tables` holds (level, number) for each table but the root; the number is that of the region
+    that the table maps, counted from address 0. Every verb returns the tables that it takes out, or
+    raises the exception class that PageTable raises, before it changes anything. `tables_left` says
+    how many more tables there is room for.
     """
 
     format: Format

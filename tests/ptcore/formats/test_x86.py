@@ -8,12 +8,14 @@ Table", "... (PTE) that Maps a 4-KByte Page". Nothing here is taken from the for
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ptcore import PageTable, PhysicalMemory, formats
 from ptcore.errors import FormatError, Status
 from ptcore.formats.encode import Attributes, leaf_change, table_bits
-from ptcore.formats.schema import Role, role_mask
+from ptcore.formats.schema import RIGHT_ROLES, Format, Role, role_mask
 
 P, RW, US, PWT, PCD, A, D = (1 << n for n in range(7))
 PS = PAT_4K = 1 << 7
@@ -143,3 +145,91 @@ def test_canonical_addresses_are_those_of_the_manual(name: str) -> None:
         assert table.walk(last).status is Status.NOT_PRESENT
     assert table.walk(LEGAL[name][0][1] + 1).status is Status.NOT_CANONICAL
     assert table.walk(LEGAL[name][1][0] - 1).status is Status.NOT_CANONICAL
+
+
+def described(fmt: Format) -> dict[tuple[str, str], dict[str, int]]:
+    """Each word as {role: mask}, with the bits of KIND and of rights as they must stand."""
+    found = {}
+    for level in fmt.levels:
+        for kind, word in level.words():
+            roles = {role.value: role_mask(word, role) for role in Role}
+            roles["stands"] = sum(
+                bits.value << bits.low for bits in word if bits.role in (Role.KIND, *RIGHT_ROLES)
+            )
+            roles["target"] = sum(
+                bits.target << n for n, bits in enumerate(word) if bits.role not in UNPLACED
+            )
+            found[level.name, kind] = {name: mask for name, mask in roles.items() if mask}
+    return found
+
+
+UNPLACED = (Role.IGNORED, Role.RESERVED)
+
+# The manual's figures once more, word by word, with every bit of every role.
+_RIGHTS = {"write": RW, "user": US, "execute": XD, "accessed": A}
+_POINTER = {
+    **_RIGHTS,
+    "output": span(51, 12),
+    "ignored": span(62, 52) | span(11, 8) | 1 << 6 | PCD | PWT,
+    "stands": P | RW | US,
+}
+_LEAF = {
+    **_RIGHTS,
+    "dirty": D,
+    "global": G,
+    "protection_key": span(62, 59),
+    "software": span(58, 52) | span(11, 9),
+}
+_LARGE = {
+    **_LEAF,
+    "kind": P | PS,
+    "stands": P | RW | US | PS,
+    "memory_type": PWT | PCD | PAT_LARGE,
+}
+FIGURES = {
+    ("PT", "leaf"): {
+        **_LEAF,
+        "kind": P,
+        "stands": P | RW | US,
+        "output": span(51, 12),
+        "memory_type": PWT | PCD | PAT_4K,
+    },
+    ("PD", "table"): {**_POINTER, "kind": P | PS},
+    ("PD", "leaf"): {**_LARGE, "output": span(51, 21), "reserved": span(20, 13)},
+    ("PDPT", "table"): {**_POINTER, "kind": P | PS},
+    ("PDPT", "leaf"): {**_LARGE, "output": span(51, 30), "reserved": span(29, 13)},
+    ("PML4", "table"): {**_POINTER, "kind": P, "reserved": PS},
+    ("PML5", "table"): {**_POINTER, "kind": P, "reserved": PS},
+}
+
+
+def without_targets(words: dict[tuple[str, str], dict[str, int]]) -> object:
+    return {key: {r: m for r, m in word.items() if r != "target"} for key, word in words.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_bit_of_every_word_has_the_role_of_the_manuals_figure(name: str) -> None:
+    fmt = formats.get(name)
+    names = {level.name for level in fmt.levels}
+    expected = {key: word for key, word in FIGURES.items() if key[0] in names}
+    assert without_targets(described(fmt)) == expected
+
+
+def test_a_field_with_another_role_or_value_would_be_seen() -> None:
+    fmt = formats.get("x86_64_5level")
+    true = described(fmt)
+    mutants = 0
+    for n, level in enumerate(fmt.levels):
+        for kind, word in level.words():
+            for at, bits in enumerate(word):
+                others = [replace(bits, role=role) for role in Role if role is not bits.role]
+                if bits.role in (Role.KIND, *RIGHT_ROLES):
+                    others.append(replace(bits, value=bits.value ^ 1))
+                if bits.role not in (*UNPLACED, Role.KIND):
+                    others.append(replace(bits, to=bits.target + 1))
+                for other in others:
+                    levels = list(fmt.levels)
+                    levels[n] = replace(level, **{kind: (*word[:at], other, *word[at + 1 :])})
+                    assert described(replace(fmt, levels=tuple(levels))) != true
+                    mutants += 1
+    assert mutants > 1000

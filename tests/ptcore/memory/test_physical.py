@@ -371,7 +371,7 @@ def test_an_allocator_outlives_its_memory() -> None:
 
 
 def test_a_frame_allocator_is_not_made_by_hand() -> None:
-    with pytest.raises(TypeError, match="memory.frames"):
+    with pytest.raises(TypeError, match=r"memory\.frames"):
         FrameAllocator()
 
 

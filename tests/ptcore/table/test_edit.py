@@ -653,12 +653,12 @@ def test_edits_trust_no_reserved_item_and_no_table_outside_the_memory(
         step = table.walk(0).path[3 - level]
         table.memory.write_word(step.entry_address, item)
         arguments = {"map": (0, "4K"), "protect": ("4K", "r"), "collapse": ("4K", "4K")}
-        do = getattr(table, verb)
+        do, rest = getattr(table, verb), arguments.get(verb, ("4K",))
         if level == 0 and item == (1 << 45) | 7:
             continue  # that is a lawful leaf
         unchanged_by(
             table,
-            lambda d=do, a=arguments.get(verb, ("4K",)): d(0, *a),  # type: ignore[misc]
+            lambda d=do, a=rest: d(0, *a),  # type: ignore[misc]
             MalformedTable,
         )
 

@@ -103,7 +103,9 @@ def test_a_fault_says_where_and_why() -> None:
     ) as reserved:
         table.translate(1 << 39)
     assert reserved.value.entry == 0x5000 | P | PS
-    with pytest.raises(NotCanonical, match="0x0..0x7fffffffffff and 0xffff800000000000..") as far:
+    with pytest.raises(
+        NotCanonical, match=r"0x0\.\.0x7fffffffffff and 0xffff800000000000\.\."
+    ) as far:
         table.translate(1 << 47)
     assert (far.value.level, far.value.entry, far.value.path) == (None, None, ())
 
