@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import os
@@ -73,16 +74,14 @@ def test_every_stub_says_what_its_module_holds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", compiled_modules())
 def test_every_public_name_of_a_stub_is_documented(module: str) -> None:
-    import ast
-
     stub = (ROOT / "src" / Path(*module.split("."))).with_suffix(".pyi")
     tree = ast.parse(stub.read_text())
-    assert ast.get_docstring(tree), f"{module} has no head"
     bare = [
         node.name
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
         and not node.name.startswith("_")
+        and not any(ast.unparse(mark) == "property" for mark in node.decorator_list)
         and not ast.get_docstring(node)
     ]
     assert bare == []
