@@ -18,9 +18,13 @@ class AddressTree:
         """Make a tree whose addresses are all free. Raises OutOfRange unless 0 <= first <= last < 2**64."""
 
     @property
-    def first(self) -> int: ...
+    def first(self) -> int:
+        """The lowest address of the tree."""
+
     @property
-    def last(self) -> int: ...
+    def last(self) -> int:
+        """The highest address of the tree, inclusive."""
+
     @property
     def largest(self) -> int:
         """The largest free span in bytes; 0 when nothing is free. O(1)."""
