@@ -18,11 +18,11 @@ CLEAN = {
 }
 
 
-def run(*command: object, cwd: Path) -> str:
+def run(*command: object, cwd: Path, **more: str) -> str:
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
-        env=CLEAN,
+        env=CLEAN | more,
         capture_output=True,
         text=True,
         check=False,
@@ -143,14 +143,18 @@ setup(
 """
 
 
-def test_another_cython_package_can_cimport_the_walker(tmp_path: Path) -> None:
+def test_another_cython_package_can_cimport_the_walker(built: Path, tmp_path: Path) -> None:
+    # An installed ptcore, not the checkout: Cython looks for .pxd files along sys.path.
+    (wheel,) = built.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    site = str(tmp_path / "site")
     (tmp_path / "example.pyx").write_text(EXAMPLE)
     (tmp_path / "setup.py").write_text(SETUP)
-    run(sys.executable, "setup.py", "build_ext", "--inplace", cwd=tmp_path)
+    run(sys.executable, "setup.py", "build_ext", "--inplace", cwd=tmp_path, PYTHONPATH=site)
     code = (
         "import ptcore, example;"
         "t = ptcore.PageTable('x86_64_4level', ptcore.PhysicalMemory('1G'));"
         "t.map(0, 0x200000, '2M'); print(*example.translate(t, 0x123), *example.translate(t, 1 << 30))"
     )
-    out = run(sys.executable, "-c", code, cwd=tmp_path).split()
+    out = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=site).split()
     assert out == ["0", str(0x200123), "1", str((1 << 64) - 1)]

@@ -1,3 +1,5 @@
+"""One CPU's way to memory: TLB, paging-structure cache, walk."""
+
 from dataclasses import dataclass
 from typing import final
 

@@ -1,3 +1,5 @@
+"""A bounded cache of ready mappings for hot pages."""
+
 from dataclasses import dataclass
 from typing import Any, final
 

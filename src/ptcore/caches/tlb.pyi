@@ -1,3 +1,5 @@
+"""A translation lookaside buffer."""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self, final

@@ -1,3 +1,5 @@
+"""Paging-structure caches."""
+
 from collections.abc import Mapping
 from typing import Any, final
 

@@ -1,3 +1,5 @@
+"""An append-only list of what happened."""
+
 from collections.abc import Set
 from os import PathLike
 from typing import IO, Any, Self, final
