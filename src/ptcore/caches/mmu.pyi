@@ -55,11 +55,14 @@ class Mmu:
         vol. 3A, "Accessed and Dirty Flags"), where the memory is writable."""
 
     @property
-    def table(self) -> PageTable: ...
+    def table(self) -> PageTable:
+        """The tables."""
     @property
-    def tlb(self) -> Tlb: ...
+    def tlb(self) -> Tlb:
+        """The TLB."""
     @property
-    def walk_cache(self) -> WalkCache | None: ...
+    def walk_cache(self) -> WalkCache | None:
+        """The paging-structure caches, if there are any."""
     @property
     def marks(self) -> bool:
         """Whether accessed and dirty bits are set in the tables."""

@@ -39,11 +39,14 @@ class PageTableCache:
         """
 
     @property
-    def slots(self) -> int: ...
+    def slots(self) -> int:
+        """How many slots the window has."""
     @property
-    def policy(self) -> str: ...
+    def policy(self) -> str:
+        """'lru' or 'clock'."""
     @property
-    def evict_batch(self) -> int: ...
+    def evict_batch(self) -> int:
+        """How many pages `evict` gives up by default."""
     @property
     def clean(self) -> int:
         """How many slots can be handed out at once."""
