@@ -1,6 +1,7 @@
 /* One access as a CPU makes it: TLB, else a walk from where the paging-structure cache allows, then fill. */
 #ifndef PT_MMU_H
 #define PT_MMU_H
+#include "formats_generated.h"
 #include "tlb.h"
 #include "walk.h"
 #include "walk_cache.h"
@@ -12,8 +13,9 @@ typedef struct {
     uint64_t accesses, hits[TLB_MAX_LEVELS], walks, references, faults;
 } mmu_counts;
 
-typedef struct {
+typedef struct mmu {
     const pt_space *space;
+    int (*walk)(struct mmu *, uint64_t va, unsigned need, tlb_entry *entry);
     tlb *tlb;
     walk_cache *walk_cache; /* may be NULL */
     uint32_t asid;
@@ -31,9 +33,8 @@ PT_INLINE void mmu_mark(const mmu *m, const pt_format *f, const pt_step_read *re
 }
 
 /* Walks for `va`. Returns the status; on PT_OK *entry is the translation to cache. */
-static inline __attribute__((unused)) int mmu_walk(mmu *m, uint64_t va, unsigned need, tlb_entry *entry) {
+PT_INLINE int mmu_walk(const pt_format *f, mmu *m, uint64_t va, unsigned need, tlb_entry *entry) {
     const pt_space *s = m->space;
-    const pt_format *f = s->format;
     pt_path path;
     pt_item withheld = 0;
     wc_found start = {s->root, MMU_READ | MMU_WRITE | MMU_EXECUTE | MMU_USER};
@@ -84,6 +85,24 @@ static inline __attribute__((unused)) int mmu_walk(mmu *m, uint64_t va, unsigned
     return PT_OK;
 }
 
+#define MMU_WALK_OF(NAME, FORMAT)                                                            \
+    static int mmu_walk_##NAME(mmu *m, uint64_t va, unsigned need, tlb_entry *entry) {       \
+        return mmu_walk(FORMAT, m, va, need, entry);                                         \
+    }
+#define MMU_WALK_OF_GENERATED(NAME) MMU_WALK_OF(NAME, &PT_FORMAT_##NAME)
+#define MMU_USE_IF_GENERATED(NAME)                                                           \
+    if (memcmp(m->space->format, &PT_FORMAT_##NAME, sizeof(pt_format)) == 0)                 \
+        m->walk = mmu_walk_##NAME;
+
+PT_FORMATS(MMU_WALK_OF_GENERATED)
+MMU_WALK_OF(any, m->space->format)
+
+/* Takes the walk that was compiled for the format of the space, or the one for any format. */
+static inline void mmu_choose_walk(mmu *m) {
+    m->walk = mmu_walk_any;
+    PT_FORMATS(MMU_USE_IF_GENERATED)
+}
+
 /* Returns the level of the TLB that served the access, MMU_WALK or MMU_FAULT. */
 PT_INLINE unsigned mmu_access(mmu *m, uint64_t va, unsigned need, uint64_t *pa, int *status) {
     unsigned level;
@@ -97,13 +116,16 @@ PT_INLINE unsigned mmu_access(mmu *m, uint64_t va, unsigned need, uint64_t *pa, 
         return level;
     }
     tlb_entry entry;
-    *status = mmu_walk(m, va, need, &entry);
+    *status = m->walk(m, va, need, &entry);
     if (*status != PT_OK) {
         m->counts.faults++;
         *pa = PT_ALL_ONES;
         return MMU_FAULT;
     }
-    tlb_fill(m->tlb, &entry, TLB_MAX_LEVELS);
+    if (hit == NULL)
+        tlb_refill(m->tlb, &entry, TLB_MAX_LEVELS);
+    else
+        tlb_fill(m->tlb, &entry, TLB_MAX_LEVELS);
     *pa = entry.pa | (va & (((uint64_t)1 << entry.page_lg2) - 1));
     return MMU_WALK;
 }

@@ -26,6 +26,7 @@ cdef extern from "mmu.h" nogil:
         uint8_t marks
         mmu_counts counts
 
+    void mmu_choose_walk(mmu *m)
     unsigned mmu_access(mmu *m, uint64_t va, unsigned need, uint64_t *pa, int *status)
 
 

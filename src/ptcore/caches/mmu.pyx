@@ -50,6 +50,7 @@ cdef class Mmu:
         self.tlb = tlb
         self.walk_cache = walk_cache
         self.c.space = &table.space
+        mmu_choose_walk(&self.c)
         self.c.tlb = &tlb.c
         self.c.asid = number
         self.c.marks = marks and table.memory.writable

@@ -32,6 +32,12 @@ typedef struct {
 typedef struct {
     tlb_array array[TLB_MAX_ARRAYS];
     uint32_t arrays, levels;
+    /* The last lookup, when the first level had it: asked again within the same smallest page, the answer
+     * is the same and moves nothing. NULL as soon as any entry moves. */
+    tlb_entry *recent;
+    uint64_t recent_page;
+    uint32_t recent_asid;
+    uint8_t smallest_lg2;
 } tlb;
 
 PT_INLINE tlb_entry *tlb_set(const tlb_array *a, uint64_t page) {
@@ -85,8 +91,25 @@ PT_INLINE void tlb_put(tlb_array *a, const tlb_entry *entry) {
     set[0] = *entry;
 }
 
+/* The same for an entry that the array does not hold. */
+PT_INLINE void tlb_push(tlb_array *a, const tlb_entry *entry) {
+    tlb_entry *set = tlb_set(a, entry->page);
+    for (uint32_t way = a->ways - 1; way > 0; way--)
+        set[way] = set[way - 1];
+    set[0] = *entry;
+}
+
+/* Fills every level above `level`, none of which holds the entry. */
+PT_INLINE void tlb_refill(tlb *t, const tlb_entry *entry, unsigned level) {
+    t->recent = NULL;
+    for (uint32_t n = 0; n < t->arrays && t->array[n].level < level; n++)
+        if (tlb_holds_size(&t->array[n], entry->page_lg2))
+            tlb_push(&t->array[n], entry);
+}
+
 /* Fills every level above `level` with an entry, where an array takes its page size. */
 static inline __attribute__((unused)) void tlb_fill(tlb *t, const tlb_entry *entry, unsigned level) {
+    t->recent = NULL;
     for (uint32_t n = 0; n < t->arrays; n++)
         if (t->array[n].level < level && tlb_holds_size(&t->array[n], entry->page_lg2))
             tlb_put(&t->array[n], entry);
@@ -94,12 +117,20 @@ static inline __attribute__((unused)) void tlb_fill(tlb *t, const tlb_entry *ent
 
 /* The entry that serves `va`, or NULL; *level is the level that had it. */
 PT_INLINE tlb_entry *tlb_lookup(tlb *t, uint64_t va, uint32_t asid, unsigned *level) {
+    *level = 0;
+    if (t->recent != NULL && va >> t->smallest_lg2 == t->recent_page && asid == t->recent_asid)
+        return t->recent;
     for (uint32_t n = 0; n < t->arrays; n++) {
         tlb_entry *found = tlb_find(&t->array[n], va, asid);
         if (found != NULL) {
             *level = t->array[n].level;
-            if (*level > 0)
-                tlb_fill(t, found, *level);
+            if (*level > 0) {
+                tlb_refill(t, found, *level);
+            } else {
+                t->recent = found;
+                t->recent_page = va >> t->smallest_lg2;
+                t->recent_asid = asid;
+            }
             return found;
         }
     }
@@ -137,6 +168,7 @@ PT_INLINE uint64_t tlb_sweep_set(tlb_entry *set, uint32_t ways, uint64_t first, 
 static inline __attribute__((unused)) uint64_t tlb_invalidate(tlb *t, uint64_t first, uint64_t last, int any_asid,
                                                               uint32_t asid) {
     uint64_t dropped = 0;
+    t->recent = NULL;
     for (uint32_t n = 0; n < t->arrays; n++) {
         tlb_array *a = &t->array[n];
         for (unsigned s = 0; s < a->sizes; s++) {
@@ -160,6 +192,7 @@ static inline __attribute__((unused)) uint64_t tlb_invalidate(tlb *t, uint64_t f
 static inline __attribute__((unused)) uint64_t tlb_invalidate_all(tlb *t, int any_asid, uint32_t asid,
                                                                   int keep_global) {
     uint64_t dropped = 0;
+    t->recent = NULL;
     for (uint32_t n = 0; n < t->arrays; n++) {
         tlb_array *a = &t->array[n];
         for (uint32_t s = 0; s < a->sets; s++) {

@@ -28,6 +28,7 @@ cdef extern from "tlb.h" nogil:
         tlb_array array[12]
         uint32_t arrays
         uint32_t levels
+        uint8_t smallest_lg2
 
     tlb_entry *tlb_lookup(tlb *t, uint64_t va, uint32_t asid, unsigned *level)
     void tlb_fill(tlb *t, const tlb_entry *entry, unsigned level)

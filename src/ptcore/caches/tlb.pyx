@@ -66,6 +66,9 @@ cdef class Tlb:
         validate_levels(found)
         self.levels = found
         self.c.levels = len(found)
+        self.c.smallest_lg2 = min(
+            lg2 for level in found for array in level.arrays for lg2 in array.page_lg2s()
+        )
         for number, level in enumerate(found):
             for declared in level.arrays:
                 array = &self.c.array[n]
