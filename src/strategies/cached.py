@@ -81,6 +81,7 @@ class Cached:
         if handle.number not in self._live:
             raise NotAllocated(f"handle {handle.number} is not live")
         page = self.machine.page_bytes
+        handle.check_offsets(span, page)
         for number in range(span.start // page, span.last // page + 1):
             va = self._slot_va(self._slot_of(handle.pa // page + number, cpu))
             self.machine.access(Span.of(va, page), cpu, kind)
@@ -108,6 +109,7 @@ class Cached:
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Clear the slots of its pages; their invalidation is owed until a slot is wanted."""
+        self.machine.mmu(cpu)
         inner = self._behind.pop(handle.number, None)
         if inner is not None:
             self.inner.release(inner, cpu)

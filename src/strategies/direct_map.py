@@ -42,11 +42,15 @@ class DirectMap:
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Touch pages where they always are."""
+        if handle.number not in self._live:
+            raise NotAllocated(f"handle {handle.number} is not live")
+        handle.check_offsets(span, self.machine.page_bytes)
         start = PAGE_OFFSET + handle.pa
         self.machine.access(Span(start + span.start, start + span.last), cpu, kind)
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Give the frames back. They stay reachable: that is the design."""
+        self.machine.mmu(cpu)
         if self._live.pop(handle.number, None) is None:
             raise NotAllocated(f"handle {handle.number} is not live")
         self.machine.free_frames(handle.pa, handle.pages, cpu)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from functools import partial
 
 from ptcore.allocators import AddressTree
-from ptcore.errors import NoAddressSpace, NotAllocated
+from ptcore.errors import MapError, NoAddressSpace, NotAllocated
 from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.strategies import Known
 from ptcore.strategies.vmap_areas import VmapAreas, VmapOptions
@@ -54,7 +54,14 @@ class Vmalloc:
         except NoAddressSpace:
             self.machine.free_frames(pa, request.pages, request.cpu)
             raise
-        self.machine.map(start, pa, size, request.cpu, page_size=page)
+        try:
+            self.machine.map(start, pa, size, request.cpu, page_size=page)
+        except MapError:
+            # No frame for a table. As in the kernel, the area goes the way of a freed one.
+            if self.areas.free(start):
+                self._drain(request.cpu)
+            self.machine.free_frames(pa, request.pages, request.cpu)
+            raise
         self._next += 1
         handle = Handle(self._next, request.pages, pa, Span.of(start, size))
         self._live[handle.number] = handle
@@ -79,11 +86,13 @@ class Vmalloc:
         """Touch pages of the area."""
         if handle.number not in self._live or handle.span is None:
             raise NotAllocated(f"handle {handle.number} is not live")
+        handle.check_offsets(span, self.machine.page_bytes)
         start = handle.span.start
         self.machine.access(Span(start + span.start, start + span.last), cpu, kind)
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Clear the entries; invalidate now (eager) or at the next drain (lazy)."""
+        self.machine.mmu(cpu)
         if self._live.pop(handle.number, None) is None or handle.span is None:
             raise NotAllocated(f"handle {handle.number} is not live")
         self.machine.unmap(handle.span.start, handle.span.size, cpu)

@@ -104,7 +104,8 @@ def windows(ledger: Ledger, cpus: int) -> NDArray[Any]:
         elif event == Event.STALE_HELD:
             for window in stale:
                 if window.first == int(row["first"]):
-                    window.held_on = int(row["count"])
+                    # Noted again when later owners free the frames; by then fewer may hold it.
+                    window.held_on = max(window.held_on, int(row["count"]))
         else:
             stale = _invalidate(stale, row, ledger, out)
     out.extend(window.close(end_ns, False) for window in stale if window.freed_ns >= 0)

@@ -6,6 +6,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
 import json
+import zipfile
 
 import numpy as np
 
@@ -49,11 +50,8 @@ cdef class Ledger:
                 raise MemoryError()
             self.data = grown
             self.room = room
-        number = self.set_numbers.get(cpus)
-        if number is None:
-            number = len(self.sets)
-            self.sets.append(frozenset(cpus))
-            self.set_numbers[frozenset(cpus)] = number
+        named = frozenset(cpus)
+        number = self.set_numbers.get(named, len(self.sets))
         row = &self.data[self.used]
         memset(row, 0, sizeof(LedgerRow))
         row.time_ns = time_ns
@@ -64,6 +62,10 @@ cdef class Ledger:
         row.cpus = number
         row.cpu = cpu
         row.event = int(event)
+        # All values fitted: only now is there a row, and perhaps a new set.
+        if number == len(self.sets):
+            self.sets.append(named)
+            self.set_numbers[named] = number
         self.used += 1
         self.last_time = row.time_ns
 
@@ -93,21 +95,24 @@ cdef class Ledger:
         try:
             with np.load(file) as parts:
                 rows, sets = parts["rows"], json.loads(str(parts["cpu_sets"]))
-        except (KeyError, ValueError) as error:
+        except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise TraceError(f"{file} is no ledger: {error}") from None
         if rows.dtype != ROW_DTYPE:
             raise TraceError(f"{file} holds rows of another kind: {rows.dtype}")
-        for row in rows:
-            ledger.append(
-                int(row["event"]),
-                int(row["time_ns"]),
-                int(row["cpu"]),
-                int(row["count"]),
-                first=int(row["first"]),
-                last=int(row["last"]),
-                pa=int(row["pa"]),
-                cpus=frozenset(sets[row["cpus"]]),
-            )
+        try:
+            for row in rows:
+                ledger.append(
+                    Event(int(row["event"])),
+                    int(row["time_ns"]),
+                    int(row["cpu"]),
+                    int(row["count"]),
+                    first=int(row["first"]),
+                    last=int(row["last"]),
+                    pa=int(row["pa"]),
+                    cpus=frozenset(sets[row["cpus"]]),
+                )
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise TraceError(f"{file}: row {len(ledger)} is no row of a ledger: {error}") from None
         return ledger
 
     def __len__(self):

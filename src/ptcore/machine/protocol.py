@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from ptcore.errors import AddressError
+from ptcore.errors import AddressError, OutOfRange
 from ptcore.units import Span
 
 
@@ -39,6 +39,11 @@ class Handle:
     pages: int
     pa: int
     span: Span | None
+
+    def check_offsets(self, span: Span, page_bytes: int) -> None:
+        """Raise OutOfRange unless the bytes `span`, counted from the handle's first, are its own."""
+        if span.last >= self.pages * page_bytes:
+            raise OutOfRange(f"{span} goes beyond the {self.pages} pages of handle {self.number}")
 
 
 @runtime_checkable
