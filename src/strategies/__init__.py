@@ -19,7 +19,7 @@ Maker = Callable[[Machine], Strategy]
 
 
 class UnknownStrategy(PtcoreError, LookupError):
-    """No strategy has this name; the message lists the nearest ones."""
+    """No strategy has this name (the message lists the nearest ones), or one's own cannot be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +52,29 @@ def get(name: str) -> Known:
         near = get_close_matches(name, found, n=3, cutoff=0.3) or list(found)
         raise UnknownStrategy(f"no strategy is called {name!r}; nearest: {', '.join(near)}")
     return found[name]
+
+
+def find(what: str | Maker) -> Known:
+    """Return a strategy by name, by "package.module:maker", or of a function of a Machine.
+
+    A maker is a class or function that takes a Machine and returns a Strategy. Raises UnknownStrategy
+    for an unknown name, a module that cannot be imported, and a maker that is not there or not one.
+    """
+    if not isinstance(what, str):
+        return _own(what, getattr(what, "__name__", type(what).__name__))
+    if ":" not in what:
+        return get(what)
+    path, _, name = what.partition(":")
+    try:
+        return _own(getattr(importlib.import_module(path), name), what)
+    except (ImportError, SyntaxError, ValueError) as error:
+        raise UnknownStrategy(f"strategy {what!r}: {path!r} cannot be imported: {error}") from error
+    except AttributeError as error:
+        raise UnknownStrategy(f"strategy {what!r}: {path!r} has no {name!r}") from error
+
+
+def _own(make: Maker, name: str) -> Known:
+    if not callable(make):
+        raise UnknownStrategy(f"strategy {name!r} is no function of a Machine: {make!r}")
+    sentence = (getattr(make, "__doc__", None) or "").partition("\n")[0]
+    return Known(name, sentence, "one's own", make)

@@ -136,7 +136,12 @@ def show_comparison(found: Comparison) -> None:
 
 @ptcore.command()
 @click.argument("trace", required=False, type=click.Path(dir_okay=False))
-@click.option("--strategies", "-s", "chosen", help="Names, separated by commas; default: all.")
+@click.option(
+    "--strategies",
+    "-s",
+    "chosen",
+    help="Names, or one's own as package.module:maker, separated by commas; default: all.",
+)
 @click.option(
     "--touch",
     default="once",
@@ -152,7 +157,9 @@ def compare(
 ) -> None:
     """Compare strategies on TRACE (ftrace text, .gz or .xz; default: the bundled trace)."""
     workload = workload_of(read_trace(trace))
-    names = chosen.split(",") if chosen else None
+    names = [name.strip() for name in chosen.split(",")] if chosen else None
+    if chosen and ":" in chosen:
+        sys.path.insert(0, "")  # one's own strategies may stand in the folder one is in
     with progress_bar("comparing") as move:
         found = compare_study(workload, names, touch=touch, cpus=cpus, progress=move)
     if json_:

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 
 from ptcore import strategies as known_strategies
 from ptcore.errors import OutOfRange
-from ptcore.machine import Event, Machine
+from ptcore.machine import Event, Machine, Strategy
 from ptcore.machine import cost as costs
 from ptcore.machine import exposure as exposures
 from ptcore.machine.cost import Constant, Price
 from ptcore.machine.exposure import Exposure
+from ptcore.strategies import Maker, UnknownStrategy
 from ptcore.workloads.replay import Touch, Workload, replay
 
 MakeMachine = Callable[[int], Machine]
@@ -74,7 +75,7 @@ class Comparison:
 
 def compare(
     workload: Workload,
-    strategies: Sequence[str] | None = None,
+    strategies: Sequence[str | Maker] | None = None,
     *,
     touch: Touch | str | int = "once",
     cpus: int | None = None,
@@ -84,12 +85,15 @@ def compare(
 ) -> Comparison:
     """Run each strategy over `workload` on a machine of its own, and price what it did.
 
-    `strategies`: names (default: all); `cpus`: by default those of the trace; `machine`: makes one for
-    a number of CPUs; `touch`: the declared access model. Raises UnknownStrategy for an unknown name
-    and OutOfRange for fewer CPUs than the trace uses, before anything is run.
+    `strategies`: names, "package.module:maker" texts, or functions that take a Machine and return a
+    Strategy, a class say (default: all by name); `cpus`: by default those of the trace; `machine`: makes
+    one for a number of CPUs; `touch`: the declared access model. Raises UnknownStrategy for a name
+    that is none or a maker that cannot be imported, and OutOfRange for fewer CPUs than the trace uses,
+    before anything is run; UnknownStrategy too when what a maker returns is no Strategy.
     """
     modelled = touch if isinstance(touch, Touch) else Touch.parse(touch)
-    chosen = [known_strategies.get(name) for name in strategies or known_strategies.names()]
+    asked = [strategies] if isinstance(strategies, str) else strategies
+    chosen = [known_strategies.find(what) for what in asked or known_strategies.names()]
     count = workload.cpus if cpus is None else cpus
     highest = int(workload.steps["cpu"].max())
     if count <= highest:
@@ -101,6 +105,8 @@ def compare(
     for known in chosen:
         platform = make(count)
         strategy = known.make(platform)
+        if not isinstance(strategy, Strategy):
+            raise UnknownStrategy(f"{known.name} made {strategy!r}, which is no Strategy")
         boot = len(platform.ledger)
         replay(
             workload,
@@ -114,7 +120,7 @@ def compare(
                 platform,
                 boot,
                 constants,
-                (known.name, known.provenance, strategy.exposure_by_design),
+                (strategy.name, known.provenance, strategy.exposure_by_design),
             )
         )
     return Comparison(
