@@ -95,11 +95,7 @@ def compare(
     asked = [strategies] if isinstance(strategies, str) else strategies
     chosen = [known_strategies.find(what) for what in asked or known_strategies.names()]
     count = workload.cpus if cpus is None else cpus
-    highest = int(workload.steps["cpu"].max())
-    if count <= highest:
-        raise OutOfRange(
-            f"the workload runs on CPU {highest}: a machine of {count} CPUs has none such"
-        )
+    _check_cpus(workload, count)
     make = machine if machine is not None else _default_machine
     rows = []
     for known in chosen:
@@ -134,6 +130,14 @@ def compare(
         tuple(rows),
         tuple(constants.values()),
     )
+
+
+def _check_cpus(workload: Workload, count: int) -> None:
+    highest = int(workload.steps["cpu"].max())
+    if count <= highest:
+        raise OutOfRange(
+            f"the workload runs on CPU {highest}: a machine of {count} CPUs has none such"
+        )
 
 
 def _default_machine(cpus: int) -> Machine:

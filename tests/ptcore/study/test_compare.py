@@ -7,6 +7,8 @@ import json
 import pytest
 
 from ptcore.errors import OutOfRange, TraceError
+from ptcore.strategies import UnknownStrategy
+from ptcore.strategies.direct_map import DirectMap
 from ptcore.study import compare
 from ptcore.workloads import read_ftrace, read_sample
 from ptcore.workloads.replay import Touch, Workload, workload_of
@@ -88,3 +90,28 @@ def test_the_bundled_trace_tells_the_strategies_apart() -> None:
     assert lazy.price.per_operation < eager.price.per_operation
     assert lazy.exposure.peak_pages > 16_384
     assert all(row.tlb_misses == 0 for row in found.values())
+
+
+class Mine(DirectMap):
+    """A direct map under another name."""
+
+    name = "mine"
+
+
+def test_a_strategy_of_ones_own_is_compared_like_any_other(tmp_path, monkeypatch) -> None:
+    rows = compare(small(), ["direct_map", Mine]).rows
+    assert [row.strategy for row in rows] == ["direct_map", "mine"]
+    assert rows[0].tlb_misses == rows[1].tlb_misses > 0
+    (tmp_path / "own_strategy.py").write_text(
+        "from ptcore.strategies.direct_map import DirectMap\n"
+        "class Own(DirectMap):\n    name = 'own'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (row,) = compare(small(), ["own_strategy:Own"]).rows
+    assert row.strategy == "own"
+    with pytest.raises(UnknownStrategy, match="cannot be imported"):
+        compare(small(), ["no_such_module:Own"])
+    with pytest.raises(UnknownStrategy, match="has no 'Other'"):
+        compare(small(), ["own_strategy:Other"])
+    with pytest.raises(UnknownStrategy, match="which is no Strategy"):
+        compare(small(), [lambda machine: object()])
