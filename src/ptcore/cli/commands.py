@@ -23,6 +23,7 @@ from ptcore.workloads import FtraceLog, read_ftrace, read_sample
 from ptcore.workloads.replay import workload_of
 
 FAILED = 2
+DAMAGED_SHOWN = 20
 P = ParamSpec("P")
 
 
@@ -58,8 +59,13 @@ def ptcore() -> None:
 
 
 def read_trace(path: str | None) -> FtraceLog:
-    """Read the trace that was named, or the bundled one."""
-    return read_sample() if path is None else read_ftrace(path)
+    """Read the trace that was named, or the bundled one; say which lines could not be read."""
+    log = read_sample() if path is None else read_ftrace(path)
+    for damaged in log.damaged[:DAMAGED_SHOWN]:
+        click.echo(f"ptcore: line {damaged.line}: {damaged.reason}", err=True)
+    if len(log.damaged) > DAMAGED_SHOWN:
+        click.echo(f"ptcore: {len(log.damaged) - DAMAGED_SHOWN} more lines like these", err=True)
+    return log
 
 
 @contextmanager

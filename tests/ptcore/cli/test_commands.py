@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import lzma
 
 import pytest
 from click.testing import CliRunner
 
 from ptcore.cli.commands import ptcore
+from ptcore.workloads import sample_path
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
@@ -55,3 +57,16 @@ def test_bad_input_is_one_line_on_standard_error_and_exit_2(
     assert (code, out) == (2, "")
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_lines_that_cannot_be_read_are_named_on_standard_error(tmp_path) -> None:
+    with sample_path() as path:
+        text = lzma.decompress(path.read_bytes()).decode()
+    lines = text.splitlines(keepends=True)
+    lines[20] = "torn\n"
+    trace = tmp_path / "torn.txt"
+    trace.write_text("".join(lines))
+    code, out, err = run("compare", str(trace), "--touch", "none", "-s", "direct_map")
+    assert code == 0
+    assert "line 21: this is no line of ftrace" in err
+    assert "1 lines that could not be read" in out
