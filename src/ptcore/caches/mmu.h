@@ -18,6 +18,7 @@ typedef struct mmu {
     int (*walk)(struct mmu *, uint64_t va, unsigned need, tlb_entry *entry);
     tlb *tlb;
     walk_cache *walk_cache; /* may be NULL */
+    const pt_need *need; /* by the kind of access: MMU_READ | ... */
     uint32_t asid;
     uint8_t marks; /* whether accessed and dirty bits are set in the tables */
     mmu_counts counts;
@@ -26,8 +27,10 @@ typedef struct mmu {
 /* Marks an item that a walk went through, before anything caches it. Intel SDM vol. 3A, "Caches for Paging
  * Structures": no entry is made from an item whose accessed flag is clear. */
 PT_INLINE void mmu_mark(const mmu *m, const pt_format *f, const pt_step_read *read, int write) {
-    const pt_layout *layout = &f->level[read->level].layout[PT_IS_LEAF(read->kind)];
-    pt_item marked = pt_replaced(read->item, 0, layout->accessed | (write ? layout->dirty : 0));
+    const pt_layout *layout = pt_layout_of(f, read->level, read->shape);
+    pt_item marked = pt_marked(layout->accessed, read->item);
+    if (write)
+        marked = pt_marked(layout->dirty, marked);
     if (m->marks && pt_any(marked ^ read->item))
         pt_store(f, pt_at(m->space->memory, read->at, pt_entry_bytes(f)), marked);
 }
@@ -36,51 +39,45 @@ PT_INLINE void mmu_mark(const mmu *m, const pt_format *f, const pt_step_read *re
 PT_INLINE int mmu_walk(const pt_format *f, mmu *m, uint64_t va, unsigned need, tlb_entry *entry) {
     const pt_space *s = m->space;
     pt_path path;
-    pt_item withheld = 0;
-    wc_found start = {s->root, MMU_READ | MMU_WRITE | MMU_EXECUTE | MMU_USER};
-    int level = f->top, status = PT_DOWN;
+    pt_place here = pt_start(s, f);
+    int status = PT_DOWN;
     uint64_t pa = PT_ALL_ONES;
     path.count = 0;
     m->counts.walks++;
-    if (s->rules.check_input && !pt_legal_input(f, va))
+    if (s->rules.check_input && !pt_legal_input(f, &s->rules, va))
         return PT_NOT_CANONICAL;
     if (m->walk_cache != NULL) {
+        wc_found start;
         int known = wc_lookup(m->walk_cache, f->top, va, &start);
         if (known)
-            level = known - 1;
+            here = (pt_place){start.table, start.level, start.rights};
     }
-    uint64_t table = start.table;
-    unsigned rights = start.rights;
-    for (; level >= 0; level--) {
-        status = pt_step(f, s, NULL, level, va, &table, &withheld, &pa, &path);
-        if (status != PT_DOWN && status != PT_OK)
+    while (status == PT_DOWN) {
+        int level = here.level;
+        status = pt_step(f, s, &m->need[need], level, va, &here, &pa, &path);
+        if (status != PT_DOWN)
             break;
-        const pt_step_read *read = &path.step[path.count - 1];
-        unsigned granted = pt_item_rights(f, level, read->kind, read->item);
-        rights = f->parents_limit_rights || status == PT_OK ? rights & granted : rights;
-        if (status == PT_OK)
-            break;
-        mmu_mark(m, f, read, 0);
+        mmu_mark(m, f, &path.step[path.count - 1], 0);
         if (m->walk_cache != NULL)
-            wc_put(m->walk_cache, level, va, table, rights);
+            wc_put(m->walk_cache, level, va, &here);
     }
     m->counts.references += path.count;
     if (status != PT_OK)
         return status;
-    if ((rights & need) != need)
-        return PT_PERMISSION;
     int write = (need & MMU_WRITE) != 0;
-    const pt_layout *layout = &f->level[level].layout[1];
-    pt_item leaf = path.step[path.count - 1].item;
-    mmu_mark(m, f, &path.step[path.count - 1], write);
-    uint64_t offset = pt_offset_mask(f, level);
+    const pt_step_read *leaf = &path.step[path.count - 1];
+    const pt_layout *layout = pt_layout_of(f, leaf->level, leaf->shape);
+    mmu_mark(m, f, leaf, write);
+    uint64_t offset = pt_offset_mask(f, leaf->level);
     *entry = (tlb_entry){
-        .page = va >> f->level[level].shift,
+        .page = va >> f->level[leaf->level].shift,
         .pa = pa & ~offset,
-        .asid = pt_has(leaf, layout->global_) ? TLB_GLOBAL : m->asid,
-        .page_lg2 = f->level[level].shift,
-        .rights = (uint8_t)rights,
-        .dirty = (uint8_t)(!m->marks || write || !pt_any(layout->dirty) || pt_has(leaf, layout->dirty)),
+        .asid = pt_is_global(f, leaf->level, leaf->shape, leaf->item) ? TLB_GLOBAL : m->asid,
+        .page_lg2 = f->level[leaf->level].shift,
+        .rights = (uint8_t)here.rights,
+        .key = (uint8_t)(pt_number(layout->protection_key, leaf->item) & 15),
+        .dirty = (uint8_t)(!m->marks || write || !pt_has_mark(layout->dirty) ||
+                           pt_is_marked(layout->dirty, leaf->item)),
     };
     return PT_OK;
 }
@@ -103,6 +100,10 @@ static inline void mmu_choose_walk(mmu *m) {
     PT_FORMATS(MMU_USE_IF_GENERATED)
 }
 
+PT_INLINE int mmu_allows(const pt_need *need, const tlb_entry *hit) {
+    return (need->allowed >> hit->rights & 1) && !(need->denied_keys[(hit->rights >> 3) & 1] >> hit->key & 1);
+}
+
 /* Returns the level of the TLB that served the access, MMU_WALK or MMU_FAULT. */
 PT_INLINE unsigned mmu_access(mmu *m, uint64_t va, unsigned need, uint64_t *pa, int *status) {
     unsigned level;
@@ -110,7 +111,7 @@ PT_INLINE unsigned mmu_access(mmu *m, uint64_t va, unsigned need, uint64_t *pa, 
     tlb_entry *hit = tlb_lookup(m->tlb, va, m->asid, &level);
     *status = PT_OK;
     /* An entry that does not allow the access, or whose page is not marked dirty yet, asks the tables. */
-    if (PT_LIKELY(hit != NULL && (hit->rights & need) == need && (hit->dirty || !(need & MMU_WRITE)))) {
+    if (PT_LIKELY(hit != NULL && mmu_allows(&m->need[need], hit) && (hit->dirty || !(need & MMU_WRITE)))) {
         m->counts.hits[level]++;
         *pa = hit->pa | (va & (((uint64_t)1 << hit->page_lg2) - 1));
         return level;

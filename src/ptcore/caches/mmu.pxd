@@ -2,7 +2,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from ptcore.caches.tlb cimport Tlb, tlb
 from ptcore.caches.walk_cache cimport WalkCache, walk_cache
-from ptcore.table.abi cimport pt_space
+from ptcore.table.abi cimport pt_need, pt_space
 from ptcore.table.page_table cimport PageTable
 
 
@@ -22,6 +22,7 @@ cdef extern from "mmu.h" nogil:
         const pt_space *space
         tlb *tlb
         walk_cache *walk_cache
+        const pt_need *need
         uint32_t asid
         uint8_t marks
         mmu_counts counts

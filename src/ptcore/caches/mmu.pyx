@@ -51,6 +51,7 @@ cdef class Mmu:
         self.walk_cache = walk_cache
         self.c.space = &table.space
         mmu_choose_walk(&self.c)
+        self.c.need = table.needs
         self.c.tlb = &tlb.c
         self.c.asid = number
         self.c.marks = marks and table.memory.writable

@@ -18,7 +18,7 @@ typedef struct {
     uint64_t page; /* va >> page_lg2 */
     uint64_t pa;   /* of the page's first byte */
     uint32_t asid;
-    uint8_t page_lg2, rights, dirty, unused;
+    uint8_t page_lg2, rights, dirty, key;
 } tlb_entry;
 
 typedef struct {

@@ -16,7 +16,7 @@ MAX_ASID: int
 @dataclass(frozen=True, slots=True)
 class Hit:
     """What a lookup found: `pa` of the byte asked for, `page_size` in bytes, the `level` (0 first) that
-    had it, and the rights as bits (1 read, 2 write, 4 execute, 8 user)."""
+    had it, and the rights as bits (1 read, 2 write, 4 execute, 8 user, 16 user execute, 32 user write)."""
 
     pa: int
     page_size: int

@@ -14,7 +14,7 @@ from ptcore.errors import AddressError, Misaligned, OutOfRange
 from ptcore.units import ALL_ONES, parse_size
 
 MAX_ASID = 2**32 - 2
-ALL_RIGHTS = 15
+ALL_RIGHTS = 63
 ENTRY_DTYPE = np.dtype(
     [
         ("level", "u1"),

@@ -2,12 +2,12 @@
  * walk may start below it. An entry also carries what the items above it grant. */
 #ifndef PT_WALK_CACHE_H
 #define PT_WALK_CACHE_H
-#include "abi.h"
+#include "walk.h"
 #include "ordered_map.h"
 
 typedef struct {
     uint64_t table;
-    uint8_t rights;
+    uint8_t rights, level;
 } wc_found;
 
 typedef struct {
@@ -31,7 +31,7 @@ PT_INLINE int wc_lookup(walk_cache *w, int top, uint64_t va, wc_found *out) {
     return 0;
 }
 
-PT_INLINE void wc_put(walk_cache *w, int level, uint64_t va, uint64_t table, unsigned rights) {
+PT_INLINE void wc_put(walk_cache *w, int level, uint64_t va, const pt_place *below) {
     if (w->map[level].room == 0)
         return;
     uint64_t key = va >> w->shift[level];
@@ -40,7 +40,7 @@ PT_INLINE void wc_put(walk_cache *w, int level, uint64_t va, uint64_t table, uns
         n = om_admit(&w->map[level], key);
     else
         om_use(&w->map[level], n);
-    w->found[level][n] = (wc_found){table, (uint8_t)rights};
+    w->found[level][n] = (wc_found){below->table, (uint8_t)below->rights, (uint8_t)below->level};
 }
 
 static inline __attribute__((unused)) uint64_t wc_invalidate(walk_cache *w, uint64_t first, uint64_t last) {

@@ -17,14 +17,21 @@ from ptcore.formats.schema import (
     AddressRule,
     Bits,
     Citation,
+    Denial,
     Format,
+    KeyRule,
     Level,
+    Lookup,
+    Mark,
     Match,
+    Refusal,
     Role,
+    Shape,
+    Waiver,
     Word,
 )
 
-_ROOMS = ("schema", "lower", "encode")  # rooms of this folder that are no families
+_ROOMS = ("schema", "lower", "encode", "access")  # rooms of this folder that are no families
 
 
 def _families() -> list[str]:
@@ -73,10 +80,17 @@ __all__ = [
     "AddressRule",
     "Bits",
     "Citation",
+    "Denial",
     "Format",
+    "KeyRule",
     "Level",
+    "Lookup",
+    "Mark",
     "Match",
+    "Refusal",
     "Role",
+    "Shape",
+    "Waiver",
     "Word",
     "configurations",
     "get",

@@ -6,22 +6,38 @@ cannot say is refused with a FormatError that names the rule and the nearest thi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from ptcore.errors import FormatError
-from ptcore.formats.schema import NUMBERS, RIGHT_ROLES, RIGHTS, Format, Role, Word, role_mask
+from ptcore.formats.lower import lower_grants, refused
+from ptcore.formats.schema import (
+    NUMBERS,
+    RIGHT_LETTERS,
+    RIGHT_ROLES,
+    Bits,
+    Format,
+    Role,
+    Word,
+    match_of,
+    rights_mask,
+    role_mask,
+)
 
 ACCESS_LETTERS = {"r": Role.READ, "w": Role.WRITE, "x": Role.EXECUTE}
+R, W, X, USER, USER_X, USER_W = (1 << n for n in range(len(RIGHT_ROLES)))
 
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
     """What a leaf is asked to be. None leaves the attribute as it is (for a change of a leaf).
 
-    `access`: letters of r, w, x. `memory_type`: a name of the format, or a number.
+    `access`: letters of r, w, x, or a mask of rights (then `user` says nothing). `memory_type`: a
+    name of the format, or a number.
     """
 
-    access: str | None = "rw"
+    access: str | int | None = "rw"
     user: bool | None = False
     global_: bool | None = False
     memory_type: str | int | None = None
@@ -36,67 +52,171 @@ def rights_of(access: str) -> frozenset[Role]:
     return frozenset(ACCESS_LETTERS[letter] for letter in access)
 
 
+def wanted_rights(fmt: Format, access: str | int | None, user: bool | None) -> tuple[int, int]:
+    """Return (asked, granted): the rights that a request is about, and those that it grants.
+
+    Where no bit decides execution, every page can be executed, and asking for less is no error. In
+    formats where user mode has rights of its own, the letters speak of those whom the page is
+    for: x grants a user page to user mode alone; stages that know no user page grant it to both.
+    """
+    extras = fmt.rights & (USER_X | USER_W)
+    has_user = any(word_has_user(fmt, n) for n in fmt.leaf_levels)
+    if isinstance(access, int):
+        if access & ~fmt.rights:
+            raise FormatError(f"{fmt.name} has no such rights: {access:#x} of {fmt.rights:#x}")
+        return fmt.rights if has_user else fmt.rights & ~USER, access | (0 if has_user else USER)
+    asked = granted = 0
+    if access is not None:
+        letters = rights_of(access)
+        asked |= R | W | (X | extras if decides(fmt, X) else 0)
+        granted |= R if Role.READ in letters else 0
+        if Role.WRITE in letters:
+            granted |= W | (extras & USER_W if user or not has_user else 0)
+        if Role.EXECUTE in letters:
+            own = extras & USER_X
+            granted |= X | own if not has_user else (own if user and own else X)
+    if user is not None and has_user:
+        asked |= USER
+        granted |= USER if user else 0
+    return asked, granted
+
+
+def decides(fmt: Format, right: int) -> bool:
+    """Whether any bits of the format's leaves decide a right."""
+    return any(
+        kept & right == 0
+        for level in fmt.levels
+        for shape in level.leaves
+        for _, values in _right_fields(fmt, shape.word)
+        for kept in values
+    )
+
+
+def word_has_user(fmt: Format, level: int) -> bool:
+    """Whether leaves at `level` have bits for the user right."""
+    fields = _right_fields(fmt, fmt.levels[level].leaf or ())
+    return any(kept & USER == 0 for _, values in fields for kept in values)
+
+
 def table_bits(fmt: Format, level: int) -> int:
     """Return a table item at `level` without its address: every right granted, so the leaf decides."""
     word = fmt.levels[level].table or ()
     return sum(b.value << b.low for b in word if b.role in (Role.KIND, *RIGHT_ROLES))
 
 
-def leaf_change(fmt: Format, level: int, wanted: Attributes) -> tuple[int, int]:
+def leaf_change(fmt: Format, level: int, wanted: Attributes, shape: int = 1) -> tuple[int, int]:
     """Return (clear, set): masks that give a leaf at `level` the attributes that `wanted` names.
 
-    For a new leaf, `set` alone is the item without its address. Raises FormatError for what the
-    format cannot say.
+    `shape` is the leaf's number in `Level.leaves`, from 1. For a new leaf, `set` alone is the item
+    without its address. Raises FormatError for what the format cannot say.
     """
-    word = fmt.levels[level].leaf or ()
+    word = fmt.levels[level].leaves[shape - 1].word
     clear = role_mask(word, Role.KIND)
     bits = sum(b.value << b.low for b in word if b.role is Role.KIND)
+    asked, granted = wanted_rights(fmt, wanted.access, wanted.user)
     for part in (
-        _rights_change(fmt, word, wanted),
+        rights_change(fmt, word, asked, granted),
         _flag_change(fmt, word, wanted.global_),
         *_number_changes(fmt, word, wanted),
     ):
         clear |= part[0]
         bits |= part[1]
+    _refuse(fmt, word, clear, bits)
     return clear, bits
 
 
-def _rights_change(fmt: Format, word: Word, wanted: Attributes) -> tuple[int, int]:
-    clear = bits = 0
-    asked: dict[Role, bool] = {}
-    if wanted.access is not None:
-        granted = rights_of(wanted.access)
-        _refuse(fmt, wanted.access)
-        asked |= {role: role in granted for role in ACCESS_LETTERS.values()}
-    if wanted.user is not None:
-        asked[Role.USER] = bool(wanted.user)
-    for role, grant in asked.items():
-        field = next((b for b in word if b.role is role), None)
-        if field is not None:
-            clear |= field.mask
-            bits |= (field.value if grant else field.value ^ 1) << field.low
-        elif not grant and role is not Role.USER:
-            letters = "".join(c for c, r in ACCESS_LETTERS.items() if asked[r] or r is role)
-            raise FormatError(
-                f"{fmt.name} cannot withhold {role.value}: no bit of its leaves stands for it; "
-                f"the nearest access is {letters!r}"
-            )
-    return clear, bits
+def new_marks(fmt: Format, level: int, shape: int = 1) -> int:
+    """Return the marks that a new leaf must have, where software sets them."""
+    word = fmt.levels[level].leaves[shape - 1].word
+    roles = [Role.ACCESSED] if fmt.accessed_required else []
+    roles += [Role.DIRTY] if fmt.dirty_required else []
+    return sum(b.value << b.low for b in word if b.role in roles)
 
 
-def _refuse(fmt: Format, access: str) -> None:
-    ordered = "".join(letter for letter in "rwx" if letter in access)
-    if ordered in fmt.refused_rights:
-        raise FormatError(f"{fmt.name} reserves the combination {ordered!r}; add 'r'")
+def _refuse(fmt: Format, word: Word, clear: int, bits: int) -> None:
+    """Raise for bits that are a refused combination, whatever the bits that stay as they are."""
+    for refusal in fmt.refusals:
+        match = match_of(word, refusal.fields)
+        if match.mask and match.mask & ~clear == 0 and match(bits):
+            instead = f"; {refusal.instead}" if refusal.instead else ""
+            raise FormatError(f"{fmt.name} refuses {refusal.rule}{instead}")
+
+
+def _right_fields(fmt: Format, word: Word) -> Iterator[tuple[tuple[Bits, ...], tuple[int, ...]]]:
+    """Yield (fields, rights kept for each value) of all that decides rights in `word`."""
+    for grant, fields in lower_grants(fmt, word):
+        yield fields, tuple(grant["kept"])
+
+
+def _placed(fields: tuple[Bits, ...], value: int) -> int:
+    bits = 0
+    for field in reversed(fields):
+        bits |= (value & ((1 << field.width) - 1)) << field.low
+        value >>= field.width
+    return bits
+
+
+def _rights_choices(fmt: Format, word: Word, asked: int) -> tuple[tuple[int, int, int], ...]:
+    """Return (rights, clear, set) of every lawful value of the fields that decide what is asked."""
+    every = fmt.rights
+    parts = [p for p in _right_fields(fmt, word) if any(every & ~kept & asked for kept in p[1])]
+    tests = refused(fmt, word)
+    choices = []
+    for values in product(*(range(len(kept)) for _, kept in parts)):
+        rights, clear, bits = every, 0, 0
+        for (fields, kept), value in zip(parts, values, strict=True):
+            rights &= kept[value]
+            clear |= sum(field.mask for field in fields)
+            bits |= _placed(fields, value)
+        if not any(t.mask & ~clear == 0 and t(bits) for t in tests):
+            choices.append((rights & asked, clear, bits))
+    return tuple(choices)
+
+
+def rights_change(fmt: Format, word: Word, asked: int, granted: int) -> tuple[int, int]:
+    """Return (clear, set) that give an item of `word` exactly the rights `granted` of those `asked`.
+
+    Raises FormatError, naming the nearest rights that can be said, where there is no such item.
+    """
+    choices = _rights_choices(fmt, word, asked)
+    for rights, clear, bits in choices:
+        if rights == granted & asked:
+            return clear, bits
+    more = [rights for rights, _, _ in choices if rights & granted == granted & asked & rights]
+    enough = [rights for rights in more if rights & granted & asked == granted & asked] or more
+    nearest = min(enough, key=lambda rights: (rights ^ granted).bit_count())
+    raise FormatError(
+        f"{fmt.name} has no page with the rights {letters_of(granted & asked)!r}: "
+        f"{_why_not(fmt, word, asked, granted)}; the nearest is {letters_of(nearest)!r}"
+    )
+
+
+def _why_not(fmt: Format, word: Word, asked: int, granted: int) -> str:
+    kept = asked & ~granted
+    for _, values in _right_fields(fmt, word):
+        for value in values:
+            kept &= value
+    if kept:
+        names = [role.value for n, role in enumerate(RIGHT_ROLES) if kept >> n & 1]
+        return f"it cannot withhold {' and '.join(names)}, because no bit stands for it"
+    rules = [r.rule for r in fmt.refusals if match_of(word, r.fields).mask]
+    return f"it refuses {' and '.join(rules)}" if rules else "no value of its bits says so"
+
+
+def letters_of(rights: int) -> str:
+    """Return a mask of rights as its letters, without those withheld: 'rw'."""
+    return "".join(letter for n, letter in enumerate(RIGHT_LETTERS) if rights >> n & 1)
 
 
 def _flag_change(fmt: Format, word: Word, value: bool | None) -> tuple[int, int]:
-    mask = role_mask(word, Role.GLOBAL)
+    field = next((b for b in word if b.role is Role.GLOBAL), None)
     if value is None:
         return 0, 0
-    if value and not mask:
-        raise FormatError(f"{fmt.name} has no global leaves")
-    return mask, mask if value else 0
+    if field is None:
+        if value:
+            raise FormatError(f"{fmt.name} has no global leaves")
+        return 0, 0
+    return field.mask, (field.value if value else field.value ^ 1) << field.low
 
 
 def _number_changes(fmt: Format, word: Word, wanted: Attributes) -> list[tuple[int, int]]:
@@ -134,9 +254,27 @@ def memory_type_number(fmt: Format, memory_type: str | int | None) -> int | None
     return fmt.memory_types.index(memory_type.upper())
 
 
-def rights_names(mask: int) -> str:
-    """Return a rights bit set (bit 0 read, 1 write, 2 execute, 3 user) as letters: 'rw-u'."""
+def rights_names(mask: int, every: int = 0b1111) -> str:
+    """Return a rights mask as letters in the order rwxuXW, '-' where withheld: 'rw-u'.
+
+    `every`: the rights that the format knows; only those are shown.
+    """
     return "".join(
-        (name[0] if name != "execute" else "x") if mask >> n & 1 else "-"
-        for n, name in enumerate(RIGHTS)
+        letter if mask >> n & 1 else "-" for n, letter in enumerate(RIGHT_LETTERS) if every >> n & 1
     )
+
+
+__all__ = [
+    "ACCESS_LETTERS",
+    "Attributes",
+    "leaf_change",
+    "letters_of",
+    "memory_type_number",
+    "new_marks",
+    "rights_change",
+    "rights_mask",
+    "rights_names",
+    "rights_of",
+    "table_bits",
+    "wanted_rights",
+]

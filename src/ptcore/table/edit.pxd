@@ -1,7 +1,7 @@
 from libc.stdint cimport uint8_t, uint64_t
 
 from ptcore.memory.physical cimport FrameAllocator
-from ptcore.table.abi cimport pt_format, pt_item, pt_need, pt_space
+from ptcore.table.abi cimport pt_format, pt_item, pt_space
 from ptcore.table.engine cimport pt_engine
 
 
@@ -15,6 +15,8 @@ cdef enum EditEnd:
     EDIT_WITHHELD
     EDIT_NOT_UNIFORM
     EDIT_NO_SMALLER_LEAF
+    EDIT_SKIPPED
+    EDIT_READ_ONLY_SHAPE
 
 
 cdef enum Operation:
@@ -27,10 +29,13 @@ cdef enum Operation:
 
 cdef struct Item:
     # One item that a range touches: the part of the range in it, and what the table holds there.
+    # `next_level` is that of the table that it points to, or would.
     uint64_t index
     uint64_t first
     uint64_t last
     bint whole
+    int shape
+    int next_level
     uint8_t *bytes
     uint64_t at
     pt_item item
@@ -43,14 +48,19 @@ cdef class Edit:
     cdef const pt_format *f
     cdef const pt_engine *engine
     cdef FrameAllocator frames
-    cdef const pt_need *need
+    cdef unsigned rights
+    cdef uint64_t first
+    cdef uint64_t last
     # What is asked.
     cdef int operation
+    # The page size asked for: 0 is any (then its level is -1).
+    cdef unsigned page_lg2
     cdef int page_level
+    cdef int page_shape
     cdef bint missing_ok
     cdef bint free_tables
-    cdef pt_item clear[6]
-    cdef pt_item set_[6]
+    cdef pt_item clear[6][11]
+    cdef pt_item set_[6][11]
     cdef pt_item table_item[6]
     # The first pass only looks; the second cannot fail.
     cdef bint dry
@@ -83,20 +93,34 @@ cdef class Edit:
     cdef int map_range(self, uint64_t table, int level, uint64_t first, uint64_t last, uint64_t pa)
     cdef int map_smallest(self, uint64_t table, uint64_t first, uint64_t last, uint64_t pa)
     cdef int map_below(self, int level, Item *it, uint64_t pa)
-    cdef int map_leaf(self, int level, Item *it, uint64_t pa)
+    cdef int map_leaf(self, uint64_t table, int level, int shape, Item *it, uint64_t pa)
     cdef int map_new_table(self, int level, Item *it, uint64_t pa)
     cdef int must_be_empty(self, uint64_t table, int level, uint64_t va)
+    cdef int fitting_shape(self, uint64_t table, int level, const Item *it, uint64_t last, uint64_t pa)
+    cdef bint all_empty(self, uint64_t table, int level, uint64_t index, uint64_t count) noexcept
 
     cdef int edit_range(self, uint64_t table, int level, uint64_t first, uint64_t last)
-    cdef int edit_leaf(self, int level, Item *it)
-    cdef int edit_table(self, int level, Item *it)
+    cdef int edit_leaf(self, uint64_t table, int level, Item *it)
+    cdef int edit_table(self, uint64_t table, int level, Item *it)
+    cdef bint covers_entry(self, int level, const Item *it) noexcept
 
     cdef bint is_empty_table(self, uint64_t table, int level) noexcept
     cdef int unmap_smallest(self, uint64_t table, uint64_t first, uint64_t last)
 
-    cdef int split_leaf(self, int level, Item *it)
+    cdef int split_leaf(self, uint64_t table, int level, Item *it)
+    cdef int look_at_split(self, int level, Item *it)
+    cdef int cut_entry(self, uint64_t table, int level, Item *it)
+    cdef void fill_leaves(
+        self, uint64_t table, uint64_t index, uint64_t count, int level, int shape, pt_item attributes,
+        uint64_t pa
+    ) noexcept
 
     cdef int collapse_table(self, int level, Item *it)
+    cdef int collapse_items(self, uint64_t table, int level, Item *it)
     cdef int one_leaf(
-        self, uint64_t table, int level, uint64_t va, pt_item *attributes, uint64_t *pa
+        self, uint64_t table, int level, uint64_t va, uint64_t index, uint64_t count,
+        pt_item *attributes, uint64_t *pa
     )
+    cdef int one_item(self, int level, Item *it, pt_item *attributes, uint64_t *pa)
+    cdef pt_item as_plain(self, int level, int shape, pt_item attributes) noexcept
+    cdef pt_item as_large(self, int level, int to_level, int to_shape, pt_item attributes) noexcept

@@ -24,18 +24,20 @@ PT_INLINE size_t pt_empty_run(const pt_format *f, const uint8_t *bytes, size_t c
 }
 
 PT_INLINE int pt_is_lawful_leaf(const pt_format *f, const pt_space *s, pt_item item) {
-    return PT_LIKELY(pt_is_usual(f, &s->rules, 0, item)) ||
-           (pt_kind(f, 0, item) == PT_LEAF && !pt_breaks_zero(&s->rules, 0, PT_LEAF, item));
+    if (f->level[0].shapes == 2 && !f->accessed_required && PT_LIKELY(pt_is_usual(f, &s->rules, 0, item)))
+        return 1;
+    return pt_kind(f, 0, item) == PT_LEAF && pt_leaf_shape(f, 0, item) == 1 &&
+           !pt_breaks_rule(f, &s->rules, 0, 1, item);
 }
 
-/* How many items are leaves that a listing would merge: these lasting bits, addresses from `oa` on. */
+/* How many items are plain leaves that a listing would merge: these lasting bits, addresses from `oa` on. */
 PT_INLINE size_t pt_leaf_run(const pt_format *f, const pt_space *s, const uint8_t *bytes, size_t count,
                              pt_item lasting, uint64_t oa) {
     size_t n = 0;
     for (; n < count; n++, oa += pt_leaf_bytes(f, 0)) {
         pt_item item = pt_load(f, bytes + (n << f->entry_lg2));
-        if (!pt_is_lawful_leaf(f, s, item) || pt_lasting(f, &s->rules, 0, item) != lasting ||
-            pt_output(f, &s->rules, 0, PT_LEAF, item) != oa)
+        if (!pt_is_lawful_leaf(f, s, item) || pt_lasting(f, &s->rules, 0, 1, item) != lasting ||
+            pt_output(f, &s->rules, 0, 1, item) != oa)
             break;
     }
     return n;
@@ -50,7 +52,7 @@ PT_INLINE size_t pt_lawful_leaf_run(const pt_format *f, const pt_space *s, const
 
 PT_INLINE void pt_fill(const pt_format *f, uint8_t *bytes, size_t count, pt_item attributes, uint64_t oa) {
     for (size_t n = 0; n < count; n++, oa += pt_leaf_bytes(f, 0))
-        pt_store(f, bytes + (n << f->entry_lg2), attributes | pt_output_bits(f, 0, PT_LEAF, oa));
+        pt_store(f, bytes + (n << f->entry_lg2), attributes | pt_output_bits(f, 0, 1, oa));
 }
 
 PT_INLINE void pt_clear(const pt_format *f, uint8_t *bytes, size_t count) {

@@ -21,17 +21,19 @@ cdef class PageTable:
     cdef dict leaf_items
     cdef list zero_masks
     cdef object frame_limit
+    cdef readonly unsigned tag_bits
 
     # For other compiled rooms: `ia` may be any address; outputs are all-ones unless PT_OK comes back.
-    cdef int translate_one(self, uint64_t ia, unsigned rights, uint64_t *oa) noexcept nogil
+    cdef int translate_one(self, uint64_t ia, unsigned kind, uint64_t *oa) noexcept nogil
     cdef int trace(self, uint64_t ia, uint64_t *oa, pt_path *path) noexcept nogil
-    cdef const pt_need *need_of(self, unsigned rights) noexcept nogil
-    cdef unsigned rights_of(self, access, bint user) except? 255
+    cdef const pt_need *need_of(self, unsigned kind) noexcept nogil
+    cdef unsigned kind_of(self, access, bint user) except? 255
     cdef Edit new_edit(self)
     cdef bint _reaches_encryption(self, uint64_t first, uint64_t last) noexcept
     cdef object carry_out(self, Edit edit, int operation, object span, uint64_t pa)
     cdef object finish(self, Edit edit, int end, tuple spans)
     cdef int reserve(self, Edit edit) except -1
     cdef unsigned _rights(self, const pt_path *seen) noexcept
+    cdef bint _key_denies(self, const pt_path *seen, object letters, bint user) except -1
     cdef tuple _steps(self, const pt_path *seen)
     cdef object _fault_of(self, object status, uint64_t ia, const pt_path *seen, object access, object user)

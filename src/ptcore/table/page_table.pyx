@@ -14,23 +14,24 @@ from ptcore.table.abi cimport (
     PT_LEAF,
     PT_OK,
     PT_PERMISSION,
-    pt_format,
     pt_item,
     pt_layout,
     pt_need,
     pt_path,
-    pt_piece,
+    pt_step_read,
 )
 from ptcore.table.decode cimport (
+    pt_entry_size_lg2,
     pt_find_usual,
     pt_full_input,
-    pt_has,
     pt_index,
+    pt_is_global,
+    pt_is_marked,
     pt_item_at,
-    pt_item_rights,
+    pt_layout_of,
     pt_leaf_bytes,
-    pt_legal_input,
     pt_number,
+    pt_rights_with,
     pt_table_bytes,
 )
 from ptcore.table.edit cimport (
@@ -43,6 +44,8 @@ from ptcore.table.edit cimport (
     EDIT_NO_SMALLER_LEAF,
     EDIT_NOT_UNIFORM,
     EDIT_OUTSIDE_MEMORY,
+    EDIT_READ_ONLY_SHAPE,
+    EDIT_SKIPPED,
     EDIT_WITHHELD,
     MAP,
     PROTECT,
@@ -50,6 +53,7 @@ from ptcore.table.edit cimport (
     UNMAP,
     Edit,
 )
+from ptcore.table.fill cimport fill_format
 from ptcore.table.translate cimport pt_engine_for, pt_trace
 
 from ptcore import formats
@@ -67,6 +71,7 @@ from ptcore.errors import (
     OutOfRange,
     Status,
 )
+from ptcore.formats import access as access_rules
 from ptcore.formats import encode
 from ptcore.formats.lower import lower
 from ptcore.formats.schema import RIGHT_ROLES, AddressRule, Format, Role, role_mask
@@ -76,7 +81,7 @@ from ptcore.table.rows import Stats
 from ptcore.units import ALL_ONES, Span, format_size, parse_size
 
 cdef str READ = "r"
-cdef dict RIGHTS_OF = {}  # access letters -> bits, filled as they are met
+cdef dict KIND_OF = {}  # access letters -> bits, filled as they are met
 cdef tuple KINDS = paths.KIND_NAMES
 cdef object SMALLEST_FRAME_LG2 = 12
 cdef pt_memory no_memory
@@ -91,54 +96,6 @@ cdef uint64_t as_address(value) except? 0xFFFF_FFFF_FFFF_FFFF:
     if not 0 <= value <= ALL_ONES:
         raise OutOfRange(f"{value:#x} is no 64-bit address")
     return value
-
-
-cdef void fill_pieces(pt_piece *out, list pieces):
-    cdef int n
-    for n in range(len(pieces)):
-        out[n].mask = pieces[n]["mask"]
-        out[n].shift = pieces[n]["shift"]
-
-
-cdef void fill_layout(pt_layout *out, dict source):
-    cdef int n
-    fill_pieces(out.output, source["output"])
-    for n in range(4):
-        out.right[n] = source["right"][n]
-    out.granted = source["granted"]
-    out.fixed = source["fixed"]
-    out.reserved = source["reserved"]
-    out.accessed = source["accessed"]
-    out.dirty = source["dirty"]
-    out.global_ = source["global_"]
-    fill_pieces(out.memory_type, source["memory_type"])
-    fill_pieces(out.protection_key, source["protection_key"])
-    fill_pieces(out.software, source["software"])
-
-
-cdef void fill_format(pt_format *out, dict source):
-    """Fill the C struct member by member; cleared first, so that equal formats are equal bytes."""
-    cdef int n, m
-    memset(out, 0, sizeof(pt_format))
-    out.top = source["top"]
-    out.entry_lg2 = source["entry_lg2"]
-    out.swap_bytes = source["swap_bytes"]
-    out.input_bits = source["input_bits"]
-    out.address_rule = source["address_rule"]
-    out.parents_limit_rights = source["parents_limit_rights"]
-    out.empty.mask = source["empty"]["mask"]
-    out.empty.value = source["empty"]["value"]
-    for n, level in enumerate(source["level"]):
-        out.level[n].shift = level["shift"]
-        out.level[n].bits = level["bits"]
-        out.level[n].has_leaf = level["has_leaf"]
-        out.level[n].table.mask = level["table"]["mask"]
-        out.level[n].table.value = level["table"]["value"]
-        for m in range(2):
-            out.level[n].leaf[m].mask = level["leaf"][m]["mask"]
-            out.level[n].leaf[m].value = level["leaf"][m]["value"]
-            fill_layout(&out.level[n].layout[m], level["layout"][m])
-        fill_pieces(out.level[n].carry, level["carry"])
 
 
 cdef class PageTable:
@@ -158,6 +115,7 @@ cdef class PageTable:
         check_reserved=True,
         encryption_mask=0,
         check_canonical=True,
+        tag_bits=0,
     ):
         if not isinstance(memory, PhysicalMemory):
             raise TypeError(f"memory is a PhysicalMemory, not {type(memory).__name__}")
@@ -170,6 +128,10 @@ cdef class PageTable:
         self.space.format = &self.own_format
         self.space.memory = &self.memory.c
         self.space.rules.check_input = check_canonical
+        if not 0 <= operator.index(tag_bits) < 64 - self.format.granule_lg2:
+            raise OutOfRange(f"tag_bits {tag_bits} is not in 0..{63 - self.format.granule_lg2}")
+        self.tag_bits = tag_bits
+        self.space.rules.tag_bits = tag_bits
         self.check_reserved = check_reserved
         self._set_widths(physical_bits, encryption_mask)
         self._set_needs()
@@ -184,7 +146,7 @@ cdef class PageTable:
                 f"physical_bits is {self.format.granule_lg2} to {widest} for {self.format.name}, not {bits}"
             )
         cdef object encryption = as_address(encryption_mask)  # ~ of a C integer would have 64 bits
-        outputs = [role_mask(word, Role.OUTPUT) for level in self.format.levels for _, word in level.words()]
+        outputs = [_output_mask(word) for level in self.format.levels for _, word in level.words()]
         if any(encryption & ~mask for mask in outputs):
             raise FormatError(
                 f"encryption_mask {encryption:#x} is not an address bit of every item of {self.format.name}"
@@ -192,32 +154,28 @@ cdef class PageTable:
         self.physical_bits = bits
         self.encryption_mask = encryption
         self.frame_limit = _table_limit(self.format, bits, encryption)
-        beyond = 0
         self.zero_masks = []
         for n, level in enumerate(self.format.levels):
             masks = []
-            for kind, word in enumerate((level.table, level.leaf)):
-                above = _bits_beyond(word, bits) & ~encryption
-                beyond |= above
+            for shape, word in enumerate((level.table, *(leaf.word for leaf in level.leaves))):
+                above = _bits_beyond(word, bits, encryption)
                 masks.append((role_mask(word, Role.RESERVED) | above) if self.check_reserved else 0)
-                self.space.rules.zero[n][kind] = masks[kind]
+                self.space.rules.zero[n][shape] = masks[shape]
             self.zero_masks.append(masks)
+        self.space.rules.keep = ((1 << bits) - 1) & ~encryption
+        self.space.rules.encryption = encryption
         pt_find_usual(&self.own_format, &self.space.rules)
-        keep = (1 << (8 * self.format.entry_bytes)) - 1 & ~encryption & ~beyond
-        self.space.rules.keep = keep
 
     def _set_needs(self):
-        """One must-be-granted mask per combination of rights, level and kind of item."""
-        cdef int rights, n, kind
-        parents = self.format.parents_limit_rights
-        for rights in range(16):
-            for n, level in enumerate(self.format.levels):
-                for kind, word in enumerate((level.table, level.leaf)):
-                    wanted = [role for bit, role in enumerate(RIGHT_ROLES) if rights >> bit & 1]
-                    mask = role_mask(word, *wanted) if wanted and (parents or kind) else 0
-                    self.needs[rights].bits[n][kind] = mask
-                    if mask:
-                        self.needs[rights].any = True
+        """What each kind of access needs: letters r, w, x as bits 0 to 2, user mode as bit 3."""
+        cdef int kind
+        for kind in range(16):
+            found = access_rules.need(self.format, kind)
+            self.needs[kind].allowed = found.allowed
+            self.needs[kind].denied_keys[0] = found.denied_keys[0]
+            self.needs[kind].denied_keys[1] = found.denied_keys[1]
+            self.needs[kind].any = found.any
+            self.needs[kind].dirty = found.dirty
 
     def _set_root(self, root):
         cdef uint64_t size = pt_table_bytes(&self.own_format, self.own_format.top)
@@ -230,9 +188,10 @@ cdef class PageTable:
             self.owns_root = True
             return
         address = as_address(root)
-        if address & (size - 1):
+        align = self.format.root_align or size
+        if address & (align - 1):
             raise Misaligned(
-                f"root {address:#x} is not aligned to the {format_size(size)} of a "
+                f"root {address:#x} is not aligned to the {format_size(align)} of a "
                 f"{self.format.levels[self.own_format.top].name} table"
             )
         if pt_at_any(&self.memory.c, address, size) == NULL:
@@ -249,33 +208,33 @@ cdef class PageTable:
 
     # -- translation -------------------------------------------------------------------------
 
-    cdef const pt_need *need_of(self, unsigned rights) noexcept nogil:
-        return &self.needs[rights] if self.needs[rights].any else NULL
+    cdef const pt_need *need_of(self, unsigned kind) noexcept nogil:
+        return &self.needs[kind] if self.needs[kind].any else NULL
 
-    cdef int translate_one(self, uint64_t ia, unsigned rights, uint64_t *oa) noexcept nogil:
-        return self.engine.one(&self.space, self.need_of(rights), ia, oa)
+    cdef int translate_one(self, uint64_t ia, unsigned kind, uint64_t *oa) noexcept nogil:
+        return self.engine.one(&self.space, self.need_of(kind), ia, oa)
 
     cdef int trace(self, uint64_t ia, uint64_t *oa, pt_path *path) noexcept nogil:
         return pt_trace(&self.space, ia, oa, path)
 
-    cdef unsigned rights_of(self, access, bint user) except? 255:
-        """Rights as bits: 0 read, 1 write, 2 execute, 3 user."""
-        cdef unsigned rights = 1
+    cdef unsigned kind_of(self, access, bint user) except? 255:
+        """The kind of an access as bits: 0 read, 1 write, 2 execute, 3 user mode."""
+        cdef unsigned kind = 1
         if access is not READ:
-            known = RIGHTS_OF.get(access)
+            known = KIND_OF.get(access)
             if known is None:
                 known = sum(1 << RIGHT_ROLES.index(role) for role in encode.rights_of(access))
-                RIGHTS_OF[access] = known
-            rights = known
-        return rights | (8 if user else 0)
+                KIND_OF[access] = known
+            kind = known
+        return kind | (8 if user else 0)
 
     def translate(self, va, access=READ, user=False):
         cdef uint64_t oa
         cdef uint64_t ia = as_address(va)
-        cdef unsigned rights = 1
+        cdef unsigned kind = 1
         if access is not READ or user is not False:
-            rights = self.rights_of(access, user)
-        cdef int status = self.engine.one(&self.space, self.need_of(rights), ia, &oa)
+            kind = self.kind_of(access, user)
+        cdef int status = self.engine.one(&self.space, self.need_of(kind), ia, &oa)
         if status != PT_OK:
             raise self._fault(Status(status), ia, access, user)
         return oa
@@ -299,7 +258,7 @@ cdef class PageTable:
         cdef const uint64_t[::1] ias = source.reshape(-1)
         cdef uint64_t[::1] oas = pas.reshape(-1)
         cdef uint8_t[::1] ends = statuses.reshape(-1)
-        cdef const pt_need *need = self.need_of(self.rights_of(access, user))
+        cdef const pt_need *need = self.need_of(self.kind_of(access, user))
         cdef size_t n = ias.shape[0]
         if n:
             with nogil:
@@ -318,32 +277,32 @@ cdef class PageTable:
                 va=ia, status=end, path=steps, fault=self._fault_of(end, ia, &seen, READ, False)
             )
         cdef int level = seen.level
+        cdef int shape = seen.step[seen.count - 1].shape
         cdef pt_item item = seen.step[seen.count - 1].item
-        cdef const pt_layout *layout = &self.own_format.level[level].layout[1]
+        cdef const pt_layout *layout = pt_layout_of(&self.own_format, level, shape)
         return paths.Walk(
             va=ia,
             status=Status.OK,
             path=steps,
             pa=oa,
-            page_size=pt_leaf_bytes(&self.own_format, level),
-            rights=encode.rights_names(self._rights(&seen)),
+            page_size=1 << int(pt_entry_size_lg2(&self.own_format, level, shape)),
+            rights=encode.rights_names(self._rights(&seen), self.format.rights),
             memory_type=pt_number(layout.memory_type, item),
             pkey=pt_number(layout.protection_key, item),
             software=pt_number(layout.software, item),
-            global_=pt_has(item, layout.global_),
-            accessed=pt_has(item, layout.accessed),
-            dirty=pt_has(item, layout.dirty),
+            global_=bool(pt_is_global(&self.own_format, level, shape, item)),
+            accessed=bool(pt_is_marked(layout.accessed, item)),
+            dirty=bool(pt_is_marked(layout.dirty, item)),
         )
 
     cdef unsigned _rights(self, const pt_path *seen) noexcept:
         """What all items of a path that ended in a leaf grant together."""
-        cdef unsigned rights = 15
+        cdef unsigned rights = self.own_format.rights
         cdef int n
         for n in range(seen.count):
-            if self.own_format.parents_limit_rights or n == seen.count - 1:
-                rights &= pt_item_rights(
-                    &self.own_format, seen.step[n].level, seen.step[n].kind, seen.step[n].item
-                )
+            rights = pt_rights_with(
+                &self.own_format, seen.step[n].level, seen.step[n].shape, seen.step[n].item, rights
+            )
         return rights
 
     cdef tuple _steps(self, const pt_path *seen):
@@ -378,13 +337,38 @@ cdef class PageTable:
         if status is Status.BUS:
             at = pt_item_at(&self.own_format, seen.table, pt_index(&self.own_format, level, ia))
             return paths.bus_fault(ia, steps, (level, name, at))
-        elif status is Status.RESERVED_BITS:
-            last = steps[len(steps) - 1]
-            zero = self.zero_masks[last.level][last.kind == "leaf"]
+        last = steps[len(steps) - 1]
+        letters = access if isinstance(access, str) else READ
+        keyed = self._key_denies(seen, letters, user) if last.kind == "leaf" else False
+        if status is Status.PERMISSION:
+            rule = paths.permission_rule(self.format, steps, letters, user)
+        elif status is Status.PROTECTION_KEY:
+            rule = "the page's protection key denies the access"
+        elif status is Status.ACCESS_FLAG:
+            rule = "software must mark the leaf accessed, and dirty before a write"
+        elif last.kind != "empty" and status is not Status.NOT_PRESENT:
+            zero = self.zero_masks[last.level][paths.shape_number(self.format, last)]
             rule = paths.reserved_rule(self.format, last, zero)
-        elif status is Status.PERMISSION:
-            rule = paths.permission_rule(self.format, steps, access, user)
-        return paths.make_fault(status, ia, steps, (level, name, rule))
+        code = access_rules.error_code(
+            self.format,
+            {
+                "mapped": last.kind != "empty",
+                "write": "w" in letters,
+                "user": user,
+                "reserved": status is Status.RESERVED_BITS,
+                "fetch": "x" in letters,
+                "key": keyed,
+            },
+        )
+        return paths.make_fault(status, ia, steps, (level, name, rule), code)
+
+    cdef bint _key_denies(self, const pt_path *seen, letters, bint user) except -1:
+        """Whether the leaf's protection key denies the access, whatever else does."""
+        cdef const pt_step_read *leaf = &seen.step[seen.count - 1]
+        cdef const pt_layout *layout = pt_layout_of(&self.own_format, leaf.level, leaf.shape)
+        cdef uint64_t key = pt_number(layout.protection_key, leaf.item)
+        denied = self.needs[self.kind_of(letters, user)].denied_keys[self._rights(seen) >> 3 & 1]
+        return denied >> key & 1
 
     def _legal_text(self):
         return " and ".join(f"{span.start:#x}..{span.last:#x}" for span in self.legal_spans())
@@ -397,7 +381,8 @@ cdef class PageTable:
         if rule is AddressRule.ZERO_EXTENDED:
             return (Span(0, (1 << bits) - 1),)
         if rule is AddressRule.UPPER_ONLY:
-            return (Span(ALL_ONES - (1 << bits) + 1, ALL_ONES),)
+            top = (1 << self.format.address_bits) - 1
+            return (Span(top - (1 << bits) + 1, top),)
         half = 1 << (bits - 1)
         return (Span(0, half - 1), Span(ALL_ONES - half + 1, ALL_ONES))
 
@@ -457,7 +442,7 @@ cdef class PageTable:
         edit.f = &self.own_format
         edit.engine = self.engine
         edit.frames = self.memory.frames
-        edit.need = &self.needs[0]
+        edit.rights = 0
         for n in range(1, self.own_format.top + 1):
             edit.table_item[n] = encode.table_bits(self.format, n) | self.encryption_mask
         edit.dry = True
@@ -551,6 +536,8 @@ cdef class PageTable:
         where = f"{fmt.levels[level].name} (level {level}), entry {int(edit.item):#x} at {edit.at_item:#x}, va {va:#x}"
         leaf_size = int(pt_leaf_bytes(&self.own_format, level))
         if end in (EDIT_ALREADY_MAPPED, EDIT_INSIDE_LARGER_LEAF):
+            found = self.walk(va)
+            leaf_size = found.page_size or leaf_size
             start = va & ~(leaf_size - 1)
             leaf = (start, self.walk(start).pa, leaf_size)
             if end == EDIT_ALREADY_MAPPED:
@@ -564,6 +551,10 @@ cdef class PageTable:
             return MalformedTable(f"the table lies outside the memory: {where}")
         if end == EDIT_WITHHELD:
             return MapError(f"the table above would withhold a right that the leaf grants: {where}")
+        if end == EDIT_SKIPPED:
+            return MapError(f"the table above skips levels and does not reach so far: {where}")
+        if end == EDIT_READ_ONLY_SHAPE:
+            return MapError(f"leaves of this kind are only read: {where}")
         if end == EDIT_NO_SMALLER_LEAF:
             return FormatError(f"{fmt.name} has no smaller leaf to split into: {where}")
         if end == EDIT_NOT_UNIFORM:
@@ -585,10 +576,10 @@ cdef class PageTable:
         page_size=None,
     ):
         cdef Edit edit = self.new_edit()
-        cdef int n
+        cdef int n, shape
         size = 1 << self.format.granule_lg2 if page_size is None else parse_size(page_size)
         if page_size is not None:
-            edit.page_level = self.format.level_of(size)
+            self._set_page_size(edit, size)
         span = self._span(va, length, size)
         output = as_address(pa)
         if output & (size - 1):
@@ -606,9 +597,9 @@ cdef class PageTable:
         items = self.leaf_items.get(wanted)
         if items is None:
             items = self._leaf_items(wanted)
-        for n, item in items:
-            edit.set_[n] = item
-        edit.need = &self.needs[self.rights_of(access, user)]
+        for n, shape, item in items:
+            edit.set_[n][shape] = item
+        edit.rights = encode.wanted_rights(self.format, access, user)[1]
         return self.carry_out(edit, MAP, span, output)
 
     cdef bint _reaches_encryption(self, uint64_t first, uint64_t last) noexcept:
@@ -618,12 +609,16 @@ cdef class PageTable:
         return mask != 0 and ((first & mask) != 0 or (first ^ last) >= lowest)
 
     def _leaf_items(self, wanted):
-        items = [
-            (n, encode.leaf_change(self.format, n, wanted)[1] | self.encryption_mask)
-            for n in self.format.leaf_levels
-        ]
+        items = []
+        for n, shape in self.format.page_shapes.values():
+            item = encode.leaf_change(self.format, n, wanted, shape)[1] | self.encryption_mask
+            items.append((n, shape, item | encode.new_marks(self.format, n, shape)))
         self.leaf_items[wanted] = items
         return items
+
+    def _set_page_size(self, Edit edit, size):
+        edit.page_level, edit.page_shape = self.format.shape_of(size)
+        edit.page_lg2 = size.bit_length() - 1
 
     def unmap(self, va, length, *, missing_ok=False, free_tables=True):
         cdef Edit edit = self.new_edit()
@@ -646,19 +641,19 @@ cdef class PageTable:
         missing_ok=False,
     ):
         cdef Edit edit = self.new_edit()
-        cdef int n
+        cdef int n, shape
         span = self._span(va, length, 1 << self.format.granule_lg2)
         wanted = encode.Attributes(access, user, global_, memory_type, pkey, software)
         edit.missing_ok = missing_ok
-        for n in self.format.leaf_levels:
-            edit.clear[n], edit.set_[n] = encode.leaf_change(self.format, n, wanted)
-        edit.need = &self.needs[(self.rights_of(access, False) if access else 0) | (8 if user else 0)]
+        for n, shape in self.format.page_shapes.values():
+            edit.clear[n][shape], edit.set_[n][shape] = encode.leaf_change(self.format, n, wanted, shape)
+        edit.rights = encode.wanted_rights(self.format, access, user)[1]
         return self.carry_out(edit, PROTECT, span, 0)
 
     def split(self, va, length, page_size=None, *, missing_ok=False):
         cdef Edit edit = self.new_edit()
         size = 1 << self.format.granule_lg2 if page_size is None else parse_size(page_size)
-        edit.page_level = self.format.level_of(size)
+        self._set_page_size(edit, size)
         edit.missing_ok = missing_ok
         span = self._span(va, length, size)
         return self.carry_out(edit, SPLIT, span, 0)
@@ -666,7 +661,7 @@ cdef class PageTable:
     def collapse(self, va, length, page_size, *, missing_ok=False):
         cdef Edit edit = self.new_edit()
         size = parse_size(page_size)
-        edit.page_level = self.format.level_of(size)
+        self._set_page_size(edit, size)
         edit.missing_ok = missing_ok
         span = self._span(va, length, size)
         return self.carry_out(edit, COLLAPSE, span, 0)
@@ -690,13 +685,20 @@ def _check_out(name, array, dtype, shape):
         raise TypeError(f"out: {name} is contiguous and writable")
 
 
-def _bits_beyond(word, physical_bits):
-    """The item bits of `word` that give output bits at or above `physical_bits`."""
+def _output_mask(word):
+    """The output address bits that items of `word` can hold."""
+    outputs = (bits for bits in word if bits.role is Role.OUTPUT)
+    return sum(((1 << bits.width) - 1) << bits.target for bits in outputs)
+
+
+def _bits_beyond(word, physical_bits, encryption):
+    """The item bits of `word` that give output bits at or above `physical_bits`, but for encryption."""
     mask = 0
     for bits in word or ():
         if bits.role is Role.OUTPUT:
             for n in range(bits.width):
-                if bits.target + n >= physical_bits:
+                to = bits.target + n
+                if to >= physical_bits and not encryption >> to & 1:
                     mask |= 1 << (bits.low + n)
     return mask
 

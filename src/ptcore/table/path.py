@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ptcore.errors import Fault, Status, fault_class
-from ptcore.formats import encode
-from ptcore.formats.schema import Format, Role, Word
+from ptcore.formats import access
+from ptcore.formats.encode import rights_names
+from ptcore.formats.lower import lower_grants
+from ptcore.formats.schema import RIGHT_ROLES, Format, Role, Word, match_of, role_mask, word_match
 from ptcore.units import format_size
 
 KIND_NAMES = ("empty", "table", "leaf", "reserved")
@@ -68,31 +70,66 @@ def _field_names(word: Word, bits: int) -> str:
     return ", ".join(hit)
 
 
+def shape_number(fmt: Format, step: Step) -> int:
+    """Return the shape of the item of a step: 0 for a table, else its number among the leaves."""
+    if step.kind != "leaf":
+        return 0
+    leaves = fmt.levels[step.level].leaves
+    return 1 + [word_match(leaf.word)(step.entry) for leaf in leaves].index(True)
+
+
 def reserved_rule(fmt: Format, step: Step, zero: int) -> str:
-    """Say which rule a reserved-bits fault at `step` broke; `zero` is the must-be-zero mask there."""
-    if step.kind == "reserved":
-        kinds = ", ".join(kind for kind, _ in fmt.levels[step.level].words())
-        return f"it is no {kinds.replace(', ', ' and no ')} of this level"
-    word = dict(fmt.levels[step.level].words())[step.kind]
+    """Say which rule an item broke at `step`; `zero` is the must-be-zero mask there."""
+    word = fmt.levels[step.level].word_of(step.entry)
+    if step.kind == "reserved" or word is None:
+        kinds = dict.fromkeys(kind.split()[0] for kind, _ in fmt.levels[step.level].words())
+        return f"it is no {' and no '.join(kinds)} of this level"
+    for refusal in fmt.refusals:
+        match = match_of(word, refusal.fields)
+        if match.mask and match(step.entry):
+            return f"{refusal.rule} is refused in a {step.kind}"
+    wide = step.entry & zero & role_mask(word, Role.OUTPUT)
+    if wide and not step.entry & zero & ~wide:
+        return f"bits {_field_names(word, wide)} hold an address beyond the output address width"
     return f"bits {_field_names(word, step.entry & zero)} must be 0 in a {step.kind}"
 
 
-def permission_rule(fmt: Format, path: tuple[Step, ...], access: str, user: bool) -> str:
-    """Say which level withholds which right."""
-    wanted = [*encode.rights_of(access), *([Role.USER] if user else [])]
-    for step in path if fmt.parents_limit_rights else path[-1:]:
-        word = dict(fmt.levels[step.level].words())[step.kind]
-        for bits in word:
-            if bits.role in wanted and (step.entry & bits.mask) >> bits.low != bits.value:
-                return (
-                    f"{bits.role.value} is withheld by bit {bits.label} ({bits.name}) "
-                    f"at {step.name} (level {step.level})"
-                )
-    return "the access is withheld"
+def permission_rule(fmt: Format, path: tuple[Step, ...], letters: str, user: bool) -> str:
+    """Say which level withholds which right, or which rule denies the access."""
+    needed = 0
+    for letter in letters:
+        needed |= access.needed_rights(fmt, letter, user)
+    rights = fmt.rights
+    for step in path:
+        word = fmt.levels[step.level].word_of(step.entry) or ()
+        for grant, fields in lower_grants(fmt, word):
+            value = 0
+            for field_ in fields:
+                value = value << field_.width | (step.entry & field_.mask) >> field_.low
+            lost = fmt.rights & ~grant["kept"][value]
+            if fmt.parents_limit_rights or step is path[-1]:
+                rights &= ~lost
+                if lost & needed:
+                    names = [r.value for n, r in enumerate(RIGHT_ROLES) if (lost & needed) >> n & 1]
+                    where = ", ".join(f"{f.label} ({f.name})" for f in fields)
+                    bit = "bit" if sum(f.width for f in fields) == 1 else "bits"
+                    return (
+                        f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} withheld by "
+                        f"{bit} {where} at {step.name} (level {step.level})"
+                    )
+    mode = "user" if user else "supervisor"
+    return (
+        f"a {mode} access {letters!r} is denied to a page with the rights "
+        f"{rights_names(rights, fmt.rights)!r}"
+    )
 
 
 def make_fault(
-    status: Status, va: int, path: tuple[Step, ...], end: tuple[int | None, str | None, str]
+    status: Status,
+    va: int,
+    path: tuple[Step, ...],
+    end: tuple[int | None, str | None, str],
+    code: int | None = None,
 ) -> Fault:
     """Build the exception of `status`. `end` is (level, vendor's level name, the rule broken)."""
     level, name, rule = end
@@ -111,6 +148,7 @@ def make_fault(
         entry=last.entry,
         entry_address=last.entry_address,
         path=path,
+        code=code,
     )
 
 

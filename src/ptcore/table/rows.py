@@ -35,6 +35,9 @@ class Right(IntFlag):
     WRITE = 2
     EXECUTE = 4
     USER = 8
+    USER_EXECUTE = 16
+    USER_WRITE = 32
+    """The last two exist only where user mode has rights of its own (`Format.rights`)."""
 
 
 ROW_DTYPE = np.dtype(

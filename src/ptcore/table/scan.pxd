@@ -41,7 +41,7 @@ cdef class Scan:
     ) except -1
     cdef uint64_t carry_on(self, uint64_t table, uint64_t index, uint64_t last_index) noexcept
     cdef int list_leaf(
-        self, pt_item item, int level, unsigned rights, uint64_t first, uint64_t last
+        self, pt_item item, int level, int shape, unsigned rights, uint64_t first, uint64_t last
     ) except -1
     cdef int add(self, const Row *row) except -1
 

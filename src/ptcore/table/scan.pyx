@@ -19,31 +19,41 @@ from ptcore.table.abi cimport (
     PT_LEAF,
     PT_RESERVED,
     PT_TABLE,
+    pt_format,
     pt_item,
     pt_layout,
+    pt_mark,
     pt_space,
 )
 from ptcore.table.engine cimport pt_engine
 from ptcore.table.decode cimport (
     pt_any,
-    pt_breaks_zero,
+    pt_breaks_rule,
     pt_entry_bytes,
+    pt_entry_size_lg2,
     pt_full_input,
-    pt_has,
     pt_index,
+    pt_is_global,
+    pt_is_marked,
     pt_item_at,
     pt_item_count,
     pt_item_rights,
     pt_kept_aside,
     pt_kind,
     pt_lasting,
+    pt_layout_of,
     pt_leaf_bytes,
+    pt_leaf_output,
     pt_load,
+    pt_next_level,
     pt_number,
     pt_offset_mask,
     pt_output,
-    pt_replaced,
+    pt_reach_mask,
+    pt_rights_with,
+    pt_shape_of,
     pt_store,
+    pt_unmarked,
 )
 from ptcore.errors import PtcoreError
 from ptcore.table.rows import HARVEST_DTYPE, ROW_DTYPE, Flag, RowKind
@@ -56,7 +66,6 @@ cdef uint8_t ROW_REPEAT = RowKind.REPEAT
 cdef uint8_t ROW_OUTSIDE = RowKind.OUTSIDE
 cdef uint8_t FLAG_GLOBAL = Flag.GLOBAL
 cdef uint8_t FLAG_ENCRYPTED = Flag.ENCRYPTED
-cdef unsigned ALL_RIGHTS = 15
 
 
 cdef bint _same(const Row *a, const Row *b) noexcept nogil:
@@ -125,8 +134,7 @@ cdef class Scan:
         cdef uint64_t item_first = first, item_last, size = pt_entry_bytes(self.f)
         cdef const uint8_t *bytes
         cdef pt_item item
-        cdef unsigned granted
-        cdef int kind
+        cdef int kind, shape = 0, below
         cdef uint64_t run
         cdef Row row
         item = 0
@@ -139,9 +147,13 @@ cdef class Scan:
             if bytes != NULL:
                 item = pt_load(self.f, bytes)
                 kind = pt_kind(self.f, level, item)
-            if kind == PT_LEAF and not pt_breaks_zero(&self.space.rules, level, kind, item):
-                self.list_leaf(item, level, rights, item_first, item_last)
-                if level == 0 and index != last_index:
+                shape = pt_shape_of(self.f, level, kind, item)
+                if kind != PT_EMPTY and kind != PT_RESERVED:
+                    if pt_breaks_rule(self.f, &self.space.rules, level, shape, item):
+                        kind = PT_RESERVED
+            if kind == PT_LEAF:
+                self.list_leaf(item, level, shape, rights, item_first, item_last)
+                if level == 0 and shape == 1 and index != last_index:
                     # Most leaves only carry the last row on: take all that do at once.
                     run = self.carry_on(table, index + 1, last_index)
                     index += run
@@ -149,15 +161,17 @@ cdef class Scan:
                     if item_last > last:  # the last page is asked for in part
                         item_last = last
                         self.rows[self.count - 1].last = last
-            elif kind == PT_TABLE and not pt_breaks_zero(&self.space.rules, level, kind, item):
-                granted = pt_item_rights(self.f, level, kind, item)
-                self.list_below(
-                    pt_output(self.f, &self.space.rules, level, kind, item),
-                    level - 1,
-                    granted & rights if self.f.parents_limit_rights else granted,
-                    item_first,
-                    item_last,
-                )
+            elif kind == PT_TABLE:
+                below = pt_next_level(self.f, level, item)
+                # A table that skips levels reaches only the start of what its item stands for.
+                if not item_first & mask & ~pt_reach_mask(self.f, below):
+                    self.list_below(
+                        pt_output(self.f, &self.space.rules, level, 0, item),
+                        below,
+                        pt_rights_with(self.f, level, 0, item, rights),
+                        item_first,
+                        min(item_last, item_first | pt_reach_mask(self.f, below)),
+                    )
             elif kind != PT_EMPTY:
                 clear_row(&row, level, item_first, item_last, mask + 1)
                 row.kind = ROW_RESERVED if bytes != NULL else ROW_OUTSIDE
@@ -185,13 +199,11 @@ cdef class Scan:
         return count
 
     cdef int list_leaf(
-        self, pt_item item, int level, unsigned rights, uint64_t first, uint64_t last
+        self, pt_item item, int level, int shape, unsigned rights, uint64_t first, uint64_t last
     ) except -1:
-        cdef const pt_layout *layout = &self.f.level[level].layout[1]
-        cdef uint64_t mask = pt_offset_mask(self.f, level)
-        cdef uint64_t pa = pt_output(self.f, &self.space.rules, level, PT_LEAF, item) + (first & mask)
-        cdef pt_item attributes = pt_lasting(self.f, &self.space.rules, level, item)
-        cdef unsigned granted
+        cdef const pt_layout *layout = pt_layout_of(self.f, level, shape)
+        cdef uint64_t pa = pt_leaf_output(self.f, &self.space.rules, level, shape, item, first)
+        cdef pt_item attributes = pt_lasting(self.f, &self.space.rules, level, shape, item)
         cdef Row row
         cdef Row *before = &self.rows[self.count - 1] if self.count else NULL
         if (
@@ -206,17 +218,16 @@ cdef class Scan:
         ):
             before.last = last  # one more page of the same: most leaves end here
             return 0
-        clear_row(&row, level, first, last, mask + 1)
-        granted = pt_item_rights(self.f, level, PT_LEAF, item)
+        clear_row(&row, level, first, last, 1ULL << pt_entry_size_lg2(self.f, level, shape))
         row.kind = ROW_LEAF
         row.pa = pa
-        row.rights = <uint8_t>(granted & rights if self.f.parents_limit_rights else granted)
+        row.rights = <uint8_t>pt_rights_with(self.f, level, shape, item, rights)
         row.memory_type = <uint8_t>pt_number(layout.memory_type, item)
         row.pkey = <uint8_t>pt_number(layout.protection_key, item)
         row.software = <uint16_t>pt_number(layout.software, item)
-        if pt_has(item, layout.global_):
+        if pt_is_global(self.f, level, shape, item):
             row.flags |= FLAG_GLOBAL
-        if pt_any(pt_kept_aside(self.f, &self.space.rules, item)):
+        if pt_any(pt_kept_aside(self.f, &self.space.rules, level, shape, item)):
             row.flags |= FLAG_ENCRYPTED
         self.last_attributes = attributes
         self.last_rights = rights
@@ -225,7 +236,7 @@ cdef class Scan:
     cdef int list_below(
         self, uint64_t table, int level, unsigned rights, uint64_t first, uint64_t last
     ) except -1:
-        cdef uint64_t mask = pt_offset_mask(self.f, level + 1)
+        cdef uint64_t mask = pt_reach_mask(self.f, level)
         cdef bint whole = (first & mask) == 0 and (last & mask) == mask
         cdef size_t before = self.count
         cdef uint64_t last_before = self.rows[before - 1].last if before else 0
@@ -264,7 +275,7 @@ cdef object mappings(
     scan.engine = engine
     scan.expand = expand
     for first, last in ranges:
-        scan.list_range(space.root, space.format.top, ALL_RIGHTS, first, last)
+        scan.list_range(space.root, space.format.top, space.format.rights, first, last)
     return scan.array()
 
 
@@ -276,7 +287,9 @@ cdef bint _holds(const pt_space *space, uint64_t table, int level, uint64_t pa, 
     cdef uint64_t index, size = pt_entry_bytes(space.format), leaf
     cdef const uint8_t *bytes
     cdef pt_item item
-    cdef int kind
+    cdef int kind, shape
+    # Copies of a leaf differ only in where they are: any address of the item will do.
+    cdef uint64_t item_va, va = 0
     key = (table, level)
     found = known.get(key)
     if found is not None:
@@ -290,12 +303,16 @@ cdef bint _holds(const pt_space *space, uint64_t table, int level, uint64_t pa, 
         kind = pt_kind(space.format, level, item)
         if kind == PT_EMPTY or kind == PT_RESERVED:
             continue
-        if pt_breaks_zero(&space.rules, level, kind, item):
+        shape = pt_shape_of(space.format, level, kind, item)
+        if pt_breaks_rule(space.format, &space.rules, level, shape, item):
             continue
-        leaf = pt_output(space.format, &space.rules, level, kind, item)
+        item_va = va | (index << space.format.level[level].shift)
+        leaf = pt_output(space.format, &space.rules, level, shape, item)
+        if kind == PT_LEAF:
+            leaf = pt_leaf_output(space.format, &space.rules, level, shape, item, item_va)
         if kind == PT_LEAF:
             found = found or pa - leaf < pt_leaf_bytes(space.format, level)
-        elif _holds(space, leaf, level - 1, pa, known):
+        elif _holds(space, leaf, pt_next_level(space.format, level, item), pa, known):
             found = True
     known[key] = found
     return found
@@ -308,7 +325,7 @@ cdef int _collect(
     cdef uint64_t index, size = pt_entry_bytes(space.format), leaf, item_va
     cdef const uint8_t *bytes
     cdef pt_item item
-    cdef int kind
+    cdef int kind, shape
     if not _holds(space, table, level, pa, known):
         return 0
     for index in range(pt_item_count(space.format, level)):
@@ -319,12 +336,15 @@ cdef int _collect(
         kind = pt_kind(space.format, level, item)
         if kind == PT_EMPTY or kind == PT_RESERVED:
             continue
-        if pt_breaks_zero(&space.rules, level, kind, item):
+        shape = pt_shape_of(space.format, level, kind, item)
+        if pt_breaks_rule(space.format, &space.rules, level, shape, item):
             continue
-        leaf = pt_output(space.format, &space.rules, level, kind, item)
         item_va = va | (index << space.format.level[level].shift)
+        leaf = pt_output(space.format, &space.rules, level, shape, item)
+        if kind == PT_LEAF:
+            leaf = pt_leaf_output(space.format, &space.rules, level, shape, item, item_va)
         if kind == PT_TABLE:
-            _collect(space, leaf, level - 1, item_va, pa, known, out)
+            _collect(space, leaf, pt_next_level(space.format, level, item), item_va, pa, known, out)
         elif pa - leaf < pt_leaf_bytes(space.format, level):
             if len(out) == MOST_RESULTS:
                 raise PtcoreError(
@@ -376,17 +396,23 @@ cdef class Tally:
             kind = pt_kind(self.space.format, level, item)
             if kind == PT_EMPTY:
                 self.empty[level] += 1
-            elif kind == PT_RESERVED or pt_breaks_zero(&self.space.rules, level, kind, item):
+            elif kind == PT_RESERVED or pt_breaks_rule(
+                self.space.format,
+                &self.space.rules,
+                level,
+                pt_shape_of(self.space.format, level, kind, item),
+                item,
+            ):
                 self.reserved[level] += 1
             elif kind == PT_LEAF:
                 self.leaves[level] += 1
                 mapped += int(pt_leaf_bytes(self.space.format, level))
             else:
-                below = pt_output(self.space.format, &self.space.rules, level, kind, item)
+                below = pt_output(self.space.format, &self.space.rules, level, 0, item)
                 self.references += 1
                 if below in self.on_path:
                     self.self_maps.append(at)
-                mapped += self.count(below, level - 1)
+                mapped += self.count(below, pt_next_level(self.space.format, level, item))
         self.on_path.pop()
         self.mapped[key] = mapped
         return mapped
@@ -435,11 +461,11 @@ cdef class Harvester:
         """List the marked leaves under `table`, each once; return whether there are any."""
         cdef uint64_t index, below, item_va, size = pt_entry_bytes(self.space.format)
         cdef uint8_t *bytes
-        cdef pt_item item, mark
-        cdef int kind
+        cdef pt_item item
+        cdef pt_mark mark
+        cdef const pt_layout *layout
+        cdef int kind, shape
         cdef bint found = False
-        cdef const pt_layout *layout = &self.space.format.level[level].layout[1]
-        mark = layout.dirty if self.dirty else layout.accessed
         for index in range(pt_item_count(self.space.format, level)):
             bytes = pt_at(
                 self.space.memory, pt_item_at(self.space.format, table, index), size
@@ -450,25 +476,34 @@ cdef class Harvester:
             kind = pt_kind(self.space.format, level, item)
             if kind == PT_EMPTY or kind == PT_RESERVED:
                 continue
-            if pt_breaks_zero(&self.space.rules, level, kind, item):
+            shape = pt_shape_of(self.space.format, level, kind, item)
+            if pt_breaks_rule(self.space.format, &self.space.rules, level, shape, item):
                 continue
-            below = pt_output(self.space.format, &self.space.rules, level, kind, item)
             item_va = va | (index << self.space.format.level[level].shift)
+            layout = pt_layout_of(self.space.format, level, shape)
+            mark = layout.dirty if self.dirty else layout.accessed
             if kind == PT_TABLE:
-                found = self.gather_below(below, level - 1, item_va) or found
-            elif pt_has(item, mark):
+                below = pt_output(self.space.format, &self.space.rules, level, shape, item)
+                found = self.gather_below(
+                    below, pt_next_level(self.space.format, level, item), item_va
+                ) or found
+            elif pt_is_marked(mark, item):
                 found = True
                 if self.clear:
-                    pt_store(self.space.format, bytes, pt_replaced(item, mark, 0))
+                    pt_store(self.space.format, bytes, pt_unmarked(mark, item))
                 else:
-                    self.rows.append(
-                        (
-                            pt_full_input(self.space.format, item_va),
-                            below,
-                            pt_leaf_bytes(self.space.format, level),
-                        )
-                    )
+                    self.note(item, level, shape, item_va)
         return found
+
+    cdef int note(self, pt_item item, int level, int shape, uint64_t va) except -1:
+        """List the entry that a marked item is a part of, once."""
+        cdef const pt_format *f = self.space.format
+        cdef uint64_t size = 1ULL << pt_entry_size_lg2(f, level, shape)
+        cdef uint64_t pa = pt_leaf_output(f, &self.space.rules, level, shape, item, va)
+        row = (pt_full_input(f, va & ~(size - 1)), pa & ~(size - 1), size)
+        if not self.rows or self.rows[len(self.rows) - 1] != row:
+            self.rows.append(row)
+        return 0
 
     cdef bint gather_below(self, uint64_t table, int level, uint64_t va) except -1:
         cdef uint64_t first
@@ -478,7 +513,7 @@ cdef class Harvester:
             known = self.seen[key] = self.gather(table, level, va)
         elif known and not self.clear:
             first = pt_full_input(self.space.format, va)
-            self.repeats.append((first, first | pt_offset_mask(self.space.format, level + 1)))
+            self.repeats.append((first, first | pt_reach_mask(self.space.format, level)))
         return known
 
 

@@ -22,11 +22,11 @@ PT_INLINE uint64_t pt_clock_ns(void) {
 
 PT_INLINE void pt_chunk(const pt_format *f, const pt_space *s, const pt_need *need, const uint64_t *ias,
                         uint64_t *restrict oas, uint8_t *restrict statuses, int n, int by_level) {
-    if (by_level) {
+    if (by_level && !f->has_skips) {
         for (int i = 0; i < n; i += PT_BLOCK)
             pt_walk_block(f, s, need, ias + i, oas + i, statuses + i, n - i < PT_BLOCK ? n - i : PT_BLOCK);
     } else {
-        pt_hint hint = {0, 0, 0, 0};
+        pt_hint hint = {0, {0, 0, 0}, 0};
         for (int i = 0; i < n; i++) {
             uint64_t oa;
             statuses[i] = (uint8_t)pt_walk_one(f, s, need, ias[i], &oa, NULL, &hint);

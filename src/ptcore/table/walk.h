@@ -9,11 +9,67 @@
 
 #define PT_BLOCK 64
 
-/* Reads the item of `ia` at `level`. Returns PT_DOWN with *table moved to the next table, or the status
- * the walk ends with; *oa is set only for PT_OK. `need` and `path` may be NULL. */
+/* Where a walk stands: the table, the level that it is at, the rights along the path. */
+typedef struct {
+    uint64_t table;
+    int level;
+    unsigned rights;
+} pt_place;
+
+PT_INLINE pt_place pt_start(const pt_space *s, const pt_format *f) {
+    return (pt_place){s->root, f->top, f->rights};
+}
+
+/* Goes on with an item that was read. Returns PT_DOWN with *here moved to the next table, or the status
+ * that the walk ends with; *oa is set only for PT_OK. `need` and `path` may be NULL. */
+PT_INLINE int pt_take(const pt_format *f, const pt_space *s, const pt_need *need, int level, uint64_t ia, uint64_t at,
+                      pt_item item, pt_place *here, uint64_t *oa, pt_path *path) {
+    int kind = pt_usual_kind(level), shape = pt_usual_shape(level);
+    int usual = pt_is_usual(f, &s->rules, level, item);
+    if (PT_UNLIKELY(!usual)) {
+        kind = pt_kind(f, level, item);
+        shape = pt_shape_of(f, level, kind, item);
+    }
+    if (path != NULL)
+        path->step[path->count++] =
+            (pt_step_read){here->table, at, item, (uint8_t)level, (uint8_t)kind, (uint8_t)shape};
+    if (PT_UNLIKELY(!usual)) {
+        if (kind == PT_EMPTY)
+            return PT_NOT_PRESENT;
+        if (kind == PT_RESERVED)
+            return f->unknown_status;
+        if (pt_breaks_rule(f, &s->rules, level, shape, item))
+            return pt_broken_status(f, &s->rules, level, shape, item);
+        if (kind == PT_LEAF && pt_lacks_accessed(f, level, shape, item))
+            return PT_ACCESS_FLAG;
+    }
+    if (need != NULL)
+        here->rights = pt_rights_with(f, level, shape, item, here->rights);
+    if (kind == PT_TABLE) {
+        here->table = pt_output(f, &s->rules, level, shape, item);
+        here->level = level - 1;
+        if (f->has_skips) {
+            here->level = pt_next_level(f, level, item);
+            /* The index bits that are skipped must be 0: nothing is mapped elsewhere. */
+            if ((ia & pt_offset_mask(f, level) & ~pt_reach_mask(f, here->level)) != 0)
+                return PT_NOT_PRESENT;
+        }
+        return PT_DOWN;
+    }
+    /* Rights are judged when the walk is over: a fault further down would have won. */
+    if (need != NULL) {
+        int judged = pt_judge(f, need, level, shape, item, here->rights);
+        if (PT_UNLIKELY(judged != PT_OK))
+            return judged;
+    }
+    *oa = pt_leaf_output(f, &s->rules, level, shape, item, ia);
+    return PT_OK;
+}
+
+/* Reads the item of `ia` at `level`, which is where *here is, and goes on with it. */
 PT_INLINE int pt_step(const pt_format *f, const pt_space *s, const pt_need *need, int level, uint64_t ia,
-                      uint64_t *table, pt_item *withheld, uint64_t *oa, pt_path *path) {
-    uint64_t at = pt_item_at(f, *table, pt_index(f, level, ia));
+                      pt_place *here, uint64_t *oa, pt_path *path) {
+    uint64_t at = pt_item_at(f, here->table, pt_index(f, level, ia));
     uint64_t offset = at - s->memory->flat_start;
     const uint8_t *bytes = s->memory->flat + offset;
     if (PT_UNLIKELY(offset >= s->memory->flat_room)) {
@@ -21,30 +77,7 @@ PT_INLINE int pt_step(const pt_format *f, const pt_space *s, const pt_need *need
         if (bytes == NULL)
             return PT_BUS;
     }
-    pt_item item = pt_load(f, bytes);
-    int kind = pt_usual_kind(level);
-    int usual = pt_is_usual(f, &s->rules, level, item);
-    if (PT_UNLIKELY(!usual))
-        kind = pt_kind(f, level, item);
-    if (path != NULL)
-        path->step[path->count++] = (pt_step_read){*table, at, item, (uint8_t)level, (uint8_t)kind};
-    if (PT_UNLIKELY(!usual)) {
-        if (kind == PT_EMPTY)
-            return PT_NOT_PRESENT;
-        if (kind == PT_RESERVED || pt_breaks_zero(&s->rules, level, kind, item))
-            return PT_RESERVED_BITS;
-    }
-    if (need != NULL)
-        *withheld |= pt_withheld(f, need, level, kind, item);
-    if (kind == PT_TABLE) {
-        *table = pt_output(f, &s->rules, level, kind, item);
-        return PT_DOWN;
-    }
-    /* Rights are judged when the walk is over: a fault further down would have won. */
-    if (need != NULL && PT_UNLIKELY(*withheld != 0))
-        return PT_PERMISSION;
-    *oa = pt_output(f, &s->rules, level, kind, item) | (ia & pt_offset_mask(f, level));
-    return PT_OK;
+    return pt_take(f, s, need, level, ia, at, pt_load(f, bytes), here, oa, path);
 }
 
 /* Where the last walk of a batch stood when it came to PT_HINT_LEVEL: the next one, if it would come
@@ -52,8 +85,8 @@ PT_INLINE int pt_step(const pt_format *f, const pt_space *s, const pt_need *need
 #define PT_HINT_LEVEL 1
 
 typedef struct {
-    uint64_t ia, table;
-    pt_item withheld;
+    uint64_t ia;
+    pt_place here;
     int set;
 } pt_hint;
 
@@ -63,39 +96,41 @@ PT_INLINE int pt_comes_the_same_way(const pt_format *f, const pt_hint *hint, uin
 
 PT_INLINE int pt_walk_one(const pt_format *f, const pt_space *s, const pt_need *need, uint64_t ia, uint64_t *oa,
                           pt_path *path, pt_hint *hint) {
-    uint64_t table = s->root;
-    pt_item withheld = 0;
+    pt_place here = pt_start(s, f);
     int status = PT_DOWN, level = f->top;
     *oa = PT_ALL_ONES;
     if (path != NULL)
         path->count = 0;
-    if (hint != NULL && f->top > PT_HINT_LEVEL && PT_LIKELY(pt_comes_the_same_way(f, hint, ia))) {
-        table = hint->table;
-        withheld = hint->withheld;
+    if (f->top <= PT_HINT_LEVEL || f->has_skips)
+        hint = NULL;
+    if (hint != NULL && PT_LIKELY(pt_comes_the_same_way(f, hint, ia))) {
+        here = hint->here;
     } else {
-        if (PT_UNLIKELY(s->rules.check_input && !pt_legal_input(f, ia)))
+        if (PT_UNLIKELY(s->rules.check_input && !pt_legal_input(f, &s->rules, ia)))
             status = PT_NOT_CANONICAL;
 #pragma GCC unroll 6
         for (int step = 0; step < PT_MAX_LEVELS; step++) {
             if (f->top - step <= PT_HINT_LEVEL || status != PT_DOWN)
                 break;
+            if (f->has_skips && here.level != f->top - step)
+                continue;
             level = f->top - step;
-            status = pt_step(f, s, need, level, ia, &table, &withheld, oa, path);
+            status = pt_step(f, s, need, level, ia, &here, oa, path);
         }
-        if (hint != NULL && f->top > PT_HINT_LEVEL && status == PT_DOWN)
-            *hint = (pt_hint){ia, table, withheld, 1};
+        if (hint != NULL && status == PT_DOWN)
+            *hint = (pt_hint){ia, here, 1};
     }
 #pragma GCC unroll 2
     for (int lower = PT_HINT_LEVEL; lower >= 0; lower--) {
-        if (lower <= f->top && PT_LIKELY(status == PT_DOWN)) {
+        if (lower <= f->top && PT_LIKELY(status == PT_DOWN) && (!f->has_skips || here.level == lower)) {
             level = lower;
-            status = pt_step(f, s, need, lower, ia, &table, &withheld, oa, path);
+            status = pt_step(f, s, need, lower, ia, &here, oa, path);
         }
     }
     if (path != NULL) {
         path->status = (uint8_t)status;
         path->level = (uint8_t)level;
-        path->table = table;
+        path->table = here.table;
     }
     return status;
 }
@@ -106,20 +141,18 @@ PT_INLINE void pt_prefetch(const pt_format *f, const pt_space *s, int level, uin
     __builtin_prefetch((const void *)((uintptr_t)s->memory->flat + (uintptr_t)(at - s->memory->flat_start)));
 }
 
-/* At most PT_BLOCK addresses. */
+/* At most PT_BLOCK addresses of a format without skips: all are at one level at a time. */
 PT_INLINE void pt_walk_block(const pt_format *f, const pt_space *s, const pt_need *need, const uint64_t *ias,
                              uint64_t *oas, uint8_t *statuses, int n) {
-    uint64_t table[PT_BLOCK];
-    pt_item withheld[PT_BLOCK];
+    pt_place here[PT_BLOCK];
     uint8_t live[PT_BLOCK];
     int count = 0;
     for (int i = 0; i < n; i++) {
         oas[i] = PT_ALL_ONES;
-        table[i] = s->root;
-        withheld[i] = 0;
+        here[i] = pt_start(s, f);
         statuses[i] = PT_NOT_CANONICAL;
         live[count] = (uint8_t)i;
-        count += !s->rules.check_input || pt_legal_input(f, ias[i]);
+        count += !s->rules.check_input || pt_legal_input(f, &s->rules, ias[i]);
     }
 #pragma GCC unroll 6
     for (int step = 0; step < PT_MAX_LEVELS; step++) {
@@ -128,10 +161,10 @@ PT_INLINE void pt_walk_block(const pt_format *f, const pt_space *s, const pt_nee
             break;
         for (int j = 0; j < count; j++) {
             int i = live[j];
-            int status = pt_step(f, s, need, level, ias[i], &table[i], &withheld[i], &oas[i], NULL);
+            int status = pt_step(f, s, need, level, ias[i], &here[i], &oas[i], NULL);
             statuses[i] = (uint8_t)status;
             if (level > 0 && PT_LIKELY(status == PT_DOWN)) {
-                pt_prefetch(f, s, level - 1, ias[i], table[i]);
+                pt_prefetch(f, s, level - 1, ias[i], here[i].table);
                 live[left++] = (uint8_t)i;
             }
         }

@@ -184,7 +184,7 @@ def test_the_rights_that_were_stored_come_back() -> None:
         ((-4096, 0, "4K"), OutOfRange, "64-bit"),
         ((0, 0, "4K", 0xFFFF_FFFF), OutOfRange, "asid 4294967295"),
         ((0, 0, "4K", -1), OutOfRange, "asid -1"),
-        ((0, 0, "4K", 0, False, 16), OutOfRange, "rights 16"),
+        ((0, 0, "4K", 0, False, 64), OutOfRange, "rights 64"),
         ((0, 0, "4K", 0, False, -1), OutOfRange, "rights -1"),
     ],
 )

@@ -126,8 +126,13 @@ def test_what_the_format_cannot_say_is_refused() -> None:
     ):
         with pytest.raises(FormatError, match=rule):
             leaf_change(fmt, 0, wanted)
-    with pytest.raises(FormatError, match="cannot withhold execute"):
-        leaf_change(formats.get("x86_64_4level", nx=False), 0, Attributes("rw"))
+    with pytest.raises(FormatError, match="cannot withhold read"):
+        leaf_change(formats.get("x86_64_4level", nx=False), 0, Attributes("x"))
+
+
+def test_where_no_bit_decides_execution_every_page_can_be_executed() -> None:
+    without = formats.get("x86_64_4level", nx=False)
+    assert leaf_change(without, 0, Attributes("rw")) == leaf_change(without, 0, Attributes("rwx"))
 
 
 LEGAL = {
