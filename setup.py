@@ -37,7 +37,8 @@ def generate_constants() -> None:
     try:
         formats = importlib.import_module("ptcore.formats")
         lower = importlib.import_module("ptcore.formats.lower")
-        source = lower.c_source(formats.get(name) for name in formats.names())
+        known = [formats.get(name) for name in formats.names()]
+        source = lower.c_source(fmt for fmt in known if fmt.compiled)
     finally:
         for name in [name for name in sys.modules if name.startswith("ptcore.")]:
             del sys.modules[name]

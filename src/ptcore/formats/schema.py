@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from ptcore.errors import FormatError, Status
+from ptcore.errors import FormatError
+from ptcore.errors import Status as Status
 from ptcore.units import format_size
 
 RIGHTS = ("read", "write", "execute", "user", "user_execute", "user_write")
@@ -75,6 +76,12 @@ RIGHT_ROLES = (
     Role.USER_WRITE,
 )
 EXTRA_RIGHTS = (Role.USER_EXECUTE, Role.USER_WRITE)
+
+
+def require(condition: bool, rule: str) -> None:
+    """Raise FormatError with `rule` unless `condition` holds: for the parameters of a format."""
+    if not condition:
+        raise FormatError(rule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +181,8 @@ class Level:
     `shift` is the lowest input-address bit that the index uses, so a plain leaf here maps 2**shift
     bytes. `shapes` are further leaves of this level. `leaf_when` is a test that every leaf passes
     besides having the KIND bits of its shape, where one (mask, value) pair cannot say it: up to two
-    pairs, of which one must hold. TABLE is asked before LEAF. `skips`: (level, word) of table items
-    that point further down than one level; the index bits that are skipped must then be 0.
+    pairs, of which one must hold. TABLE is asked before LEAF. `skips`: (level, word) of further table
+    items, which may point further down than one level; the index bits skipped must then be 0.
     """
 
     name: str
@@ -483,8 +490,8 @@ def _validate_level(fmt: Format, n: int, level: Level) -> None:
         if shape.items_lg2 >= level.bits + (n == fmt.top_level):
             raise FormatError(f"{where}: {1 << shape.items_lg2} items are a whole table or more")
     for target, _ in level.skips:
-        if not 0 <= target < n - 1:
-            raise FormatError(f"{where}: a table that skips to level {target} skips nothing")
+        if not 0 <= target < n:
+            raise FormatError(f"{where}: a table cannot point to level {target}")
     _validate_kinds(fmt, where, level)
 
 

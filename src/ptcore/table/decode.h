@@ -113,7 +113,7 @@ PT_INLINE int pt_next_level(const pt_format *f, int level, pt_item item) {
     if (pt_matches(f->level[level].shape[0].match, item))
         return level - 1;
     if (f->has_skips)
-        for (int next = level - 2; next >= 0; next--)
+        for (int next = level - 1; next >= 0; next--)
             if (pt_matches(f->level[level].skip[next], item))
                 return next;
     return -1;

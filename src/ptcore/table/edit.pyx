@@ -463,6 +463,8 @@ cdef class Edit:
         cdef int n
         if not self.f.level[level].shape[it.shape].mappable:
             return self.stop(EDIT_READ_ONLY_SHAPE, level, it)
+        if it.shape > 1 and self.f.level[level].shape[it.shape].smaller[0] != level:
+            return self.stop(EDIT_NO_SMALLER_LEAF, level, it)
         for n in range(self.page_level, level):
             if not self.f.level[n].has_leaf:
                 return self.stop(EDIT_NO_SMALLER_LEAF, level, it)
