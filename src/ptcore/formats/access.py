@@ -59,17 +59,29 @@ def permits(fmt: Format, letter: str, user: bool, rights: int) -> bool:
 
 def decided_rights(fmt: Format) -> int:
     """Return the rights that some item of the format can withhold."""
+    known: int | None = fmt.worked_out.get("decided")
+    if known is not None:
+        return known
     decided = 0
     for level in fmt.levels:
         for _, word in level.words():
             for grant, _ in lower_grants(fmt, word):
                 for kept in grant["kept"]:
                     decided |= fmt.rights & ~kept
+    fmt.worked_out["decided"] = decided
     return decided
 
 
 def need(fmt: Format, kind: int) -> Need:
     """Return what an access needs: bits 0 to 2 of `kind` for the letters r, w, x, bit 3 for user mode."""
+    key = ("need", kind)
+    if key not in fmt.worked_out:
+        fmt.worked_out[key] = _need(fmt, kind)
+    found: Need = fmt.worked_out[key]
+    return found
+
+
+def _need(fmt: Format, kind: int) -> Need:
     letters = [letter for n, letter in enumerate(LETTERS) if kind >> n & 1]
     user = bool(kind & USER_KIND)
     always = fmt.rights & ~decided_rights(fmt)

@@ -60,7 +60,7 @@ def wanted_rights(fmt: Format, access: str | int | None, user: bool | None) -> t
     for: x grants a user page to user mode alone; stages that know no user page grant it to both.
     """
     extras = fmt.rights & (USER_X | USER_W)
-    has_user = any(word_has_user(fmt, n) for n in fmt.leaf_levels)
+    has_user = decides(fmt, USER)
     if isinstance(access, int):
         if access & ~fmt.rights:
             raise FormatError(f"{fmt.name} has no such rights: {access:#x} of {fmt.rights:#x}")
@@ -83,6 +83,13 @@ def wanted_rights(fmt: Format, access: str | int | None, user: bool | None) -> t
 
 def decides(fmt: Format, right: int) -> bool:
     """Whether any bits of the format's leaves decide a right."""
+    key = ("decides", right)
+    if key not in fmt.worked_out:
+        fmt.worked_out[key] = _decides(fmt, right)
+    return bool(fmt.worked_out[key])
+
+
+def _decides(fmt: Format, right: int) -> bool:
     return any(
         kept & right == 0
         for level in fmt.levels
@@ -90,12 +97,6 @@ def decides(fmt: Format, right: int) -> bool:
         for _, values in _right_fields(fmt, shape.word)
         for kept in values
     )
-
-
-def word_has_user(fmt: Format, level: int) -> bool:
-    """Whether leaves at `level` have bits for the user right."""
-    fields = _right_fields(fmt, fmt.levels[level].leaf or ())
-    return any(kept & USER == 0 for _, values in fields for kept in values)
 
 
 def table_bits(fmt: Format, level: int) -> int:
@@ -110,6 +111,14 @@ def leaf_change(fmt: Format, level: int, wanted: Attributes, shape: int = 1) -> 
     `shape` is the leaf's number in `Level.leaves`, from 1. For a new leaf, `set` alone is the item
     without its address. Raises FormatError for what the format cannot say.
     """
+    key = ("leaf", level, shape, wanted)
+    if key not in fmt.worked_out:
+        fmt.worked_out[key] = _leaf_change(fmt, level, wanted, shape)
+    found: tuple[int, int] = fmt.worked_out[key]
+    return found
+
+
+def _leaf_change(fmt: Format, level: int, wanted: Attributes, shape: int) -> tuple[int, int]:
     word = fmt.levels[level].leaves[shape - 1].word
     clear = role_mask(word, Role.KIND)
     bits = sum(b.value << b.low for b in word if b.role is Role.KIND)
@@ -122,6 +131,11 @@ def leaf_change(fmt: Format, level: int, wanted: Attributes, shape: int = 1) -> 
         clear |= part[0]
         bits |= part[1]
     _refuse(fmt, word, clear, bits)
+    if fmt.empty.mask & ~clear == 0 and fmt.empty(bits):
+        raise FormatError(
+            f"{fmt.name} has no page without any of the rights that it knows: such an item is empty; "
+            "the nearest is 'r'"
+        )
     return clear, bits
 
 
@@ -267,6 +281,7 @@ def rights_names(mask: int, every: int = 0b1111) -> str:
 __all__ = [
     "ACCESS_LETTERS",
     "Attributes",
+    "decides",
     "leaf_change",
     "letters_of",
     "memory_type_number",

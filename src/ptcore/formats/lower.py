@@ -262,6 +262,13 @@ def _usual(fmt: Format, n: int) -> Match:
 
 def lower(fmt: Format) -> Struct:
     """Validate `fmt` and return it as nested dicts that mirror `pt_format` of table/abi.h."""
+    if "lowered" not in fmt.worked_out:
+        fmt.worked_out["lowered"] = _lower(fmt)
+    lowered: Struct = fmt.worked_out["lowered"]
+    return lowered
+
+
+def _lower(fmt: Format) -> Struct:
     fmt.validate()
     levels = []
     for n, level in enumerate(fmt.levels):

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
+from typing import Any
 
 from ptcore.errors import FormatError
 from ptcore.errors import Status as Status
@@ -339,6 +341,7 @@ class Format:
     what a second stage sees the reads of first-stage tables (letters, and 'u' for user mode).
     `error_code`: (condition, bit) pairs of the code that the CPU pushes with a fault; conditions are
     'mapped', 'write', 'user', 'reserved', 'fetch', 'key'. `compiled`: an engine is compiled for it.
+    `worked_out` holds what `lower`, `access` and `encode` worked out before.
     """
 
     name: str
@@ -371,6 +374,9 @@ class Format:
     table_access: str = "r"
     error_code: tuple[tuple[str, int], ...] = ()
     compiled: bool = False
+    worked_out: dict[object, Any] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def top_level(self) -> int:
@@ -387,7 +393,7 @@ class Format:
         """The levels whose plain leaves can be mapped, smallest first."""
         return tuple(n for n, level in enumerate(self.levels) if level.leaf is not None)
 
-    @property
+    @cached_property
     def page_shapes(self) -> dict[int, tuple[int, int]]:
         """The page sizes that can be mapped, smallest first: bytes -> (level, shape from 1)."""
         found: dict[int, tuple[int, int]] = {}
@@ -402,7 +408,7 @@ class Format:
         """The sizes of pages that can be mapped in bytes, smallest first."""
         return tuple(self.page_shapes)
 
-    @property
+    @cached_property
     def rights(self) -> int:
         """The rights that pages of this format can have, as a mask: bit n for RIGHTS[n]."""
         extra = 0

@@ -174,6 +174,12 @@ PT_INLINE pt_item pt_output_bits(const pt_format *f, int level, int shape, uint6
     return pt_pieces_of(layout->output, oa) ^ layout->invert;
 }
 
+/* Whether an item of this shape has room for `oa`. */
+PT_INLINE int pt_has_room_for(const pt_format *f, int level, int shape, uint64_t oa) {
+    const pt_layout *layout = pt_layout_of(f, level, shape);
+    return pt_number(layout->output, pt_pieces_of(layout->output, oa)) == oa;
+}
+
 /* What a leaf item maps `ia` to: items that are copies hold the address of their entry's first. */
 PT_INLINE uint64_t pt_leaf_output(const pt_format *f, const pt_rules *r, int level, int shape, pt_item item,
                                   uint64_t ia) {

@@ -32,6 +32,7 @@ cdef extern from "decode.h" nogil:
         const pt_format *f, const pt_rules *r, int level, int shape, pt_item item, uint64_t ia
     )
     pt_item pt_output_bits(const pt_format *f, int level, int shape, uint64_t oa)
+    bint pt_has_room_for(const pt_format *f, int level, int shape, uint64_t oa)
     pt_item pt_without_output(const pt_format *f, int level, int shape, pt_item item)
     bint pt_breaks_rule(const pt_format *f, const pt_rules *r, int level, int shape, pt_item item)
     bint pt_is_marked(pt_mark mark, pt_item item)

@@ -17,6 +17,7 @@ cdef enum EditEnd:
     EDIT_NO_SMALLER_LEAF
     EDIT_SKIPPED
     EDIT_READ_ONLY_SHAPE
+    EDIT_TOO_HIGH
 
 
 cdef enum Operation:

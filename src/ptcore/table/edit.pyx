@@ -24,6 +24,7 @@ from ptcore.table.decode cimport (
     pt_is_empty,
     pt_item_at,
     pt_item_count,
+    pt_has_room_for,
     pt_item_rights,
     pt_kept_aside,
     pt_kind,
@@ -163,6 +164,8 @@ cdef class Edit:
             shape = self.fitting_shape(table, level, &it, last, item_pa)
             if it.kind == PT_TABLE and not (shape and self.page_lg2):
                 end = self.map_below(level, &it, item_pa)
+            elif not shape and level == 0:
+                return self.stop(EDIT_TOO_HIGH, level, &it)
             elif shape:
                 count = 1ULL << self.f.level[level].shape[shape].items_lg2
                 end = self.map_leaf(table, level, shape, &it, item_pa)
@@ -193,6 +196,8 @@ cdef class Edit:
                 continue
             if size_lg2 < largest or (it.first | pa) & mask or last - it.first < mask:
                 continue
+            if not pt_has_room_for(self.f, level, shape, pa):
+                continue
             if not self.page_lg2 and not self.all_empty(
                 table, level, it.index, 1ULL << self.f.level[level].shape[shape].items_lg2
             ):
@@ -217,27 +222,37 @@ cdef class Edit:
         """The run of items at level 0: most of the work of most maps, so looked up once, not per item."""
         cdef Item it
         cdef uint64_t size = pt_entry_bytes(self.f)
-        cdef uint64_t n, count
+        cdef uint64_t n, count, fit = PT_ALL_ONES
         cdef uint8_t *bytes
-        if table == PT_ALL_ONES:
-            return EDIT_DONE  # a table that is still to come has room for every leaf
         it.index = pt_index(self.f, 0, first)
         it.first = first
         it.at = pt_item_at(self.f, table, it.index)
         it.item = 0
         count = pt_index(self.f, 0, last) - it.index + 1
+        if self.dry and not pt_has_room_for(self.f, 0, 1, pa + ((count - 1) << self.f.level[0].shift)):
+            # Only the first few have an address that an item can hold; the next one stops the map.
+            fit = 0
+            while pt_has_room_for(self.f, 0, 1, pa + (fit << self.f.level[0].shift)):
+                fit += 1
+        if table == PT_ALL_ONES:
+            # A table that is still to come has room for every leaf.
+            return EDIT_DONE if fit == PT_ALL_ONES else self.stop(EDIT_TOO_HIGH, 0, &it)
         bytes = pt_at_any(self.space.memory, it.at, count * size)
         if bytes == NULL:
             return self.stop(EDIT_OUTSIDE_MEMORY, 0, &it)
         if self.dry:
+            count = min(count, fit + 1 if fit != PT_ALL_ONES else count)
             n = self.engine.empty_run(self.space, bytes, count)
             if n < count:
                 it.first = first + (n << self.f.level[0].shift)
-                it.at += n * size
-                it.item = pt_load(self.f, bytes + n * size)
-                if self.engine.lawful_leaf_run(self.space, bytes + n * size, 1):
+                it.index += n
+                self.read(table, 0, last, &it)
+                if it.kind == PT_LEAF:
                     return self.stop(EDIT_ALREADY_MAPPED, 0, &it)
                 return self.stop(EDIT_MALFORMED, 0, &it)
+            if fit != PT_ALL_ONES:
+                it.first = first + (fit << self.f.level[0].shift)
+                return self.stop(EDIT_TOO_HIGH, 0, &it)
         else:
             self.engine.fill(self.space, bytes, count, self.set_[0][1], pa)
             self.entries_written += count
@@ -339,7 +354,7 @@ cdef class Edit:
                 return self.stop(EDIT_MALFORMED, level, &it)
             count = 1
             end = EDIT_DONE
-            if self.operation == COLLAPSE and level == self.page_level and self.page_shape > 1:
+            if self.operation == COLLAPSE and level == self.page_level and self.page_lg2 > self.f.level[level].shift:
                 count = 1ULL << self.f.level[level].shape[self.page_shape].items_lg2
                 end = self.collapse_items(table, level, &it)
             elif it.kind == PT_EMPTY and self.dry and not self.missing_ok:
@@ -463,7 +478,8 @@ cdef class Edit:
         cdef int n
         if not self.f.level[level].shape[it.shape].mappable:
             return self.stop(EDIT_READ_ONLY_SHAPE, level, it)
-        if it.shape > 1 and self.f.level[level].shape[it.shape].smaller[0] != level:
+        if self.page_level < level and not self.f.level[level].has_leaf:
+            # Several items that cannot become one leaf each: no item can become a table alone.
             return self.stop(EDIT_NO_SMALLER_LEAF, level, it)
         for n in range(self.page_level, level):
             if not self.f.level[n].has_leaf:
@@ -539,7 +555,9 @@ cdef class Edit:
 
     cdef pt_item as_plain(self, int level, int shape, pt_item attributes) noexcept:
         """The attributes of a leaf of this shape, as the plain leaf of its level has them."""
-        while shape > 1 and self.f.level[level].shape[shape].smaller[0] == level:
+        while shape and self.f.level[level].shape[shape].items_lg2 and (
+            self.f.level[level].shape[shape].smaller[0] == level
+        ):
             attributes = pt_carry_down(self.f, level, shape, attributes)
             shape = self.f.level[level].shape[shape].smaller[1]
         return attributes

@@ -46,6 +46,7 @@ from ptcore.table.edit cimport (
     EDIT_OUTSIDE_MEMORY,
     EDIT_READ_ONLY_SHAPE,
     EDIT_SKIPPED,
+    EDIT_TOO_HIGH,
     EDIT_WITHHELD,
     MAP,
     PROTECT,
@@ -553,6 +554,11 @@ cdef class PageTable:
             return MapError(f"the table above would withhold a right that the leaf grants: {where}")
         if end == EDIT_SKIPPED:
             return MapError(f"the table above skips levels and does not reach so far: {where}")
+        if end == EDIT_TOO_HIGH:
+            return OutOfRange(
+                f"a {format_size(leaf_size)} page of {fmt.name} cannot hold the address; a larger page "
+                f"might: va {va:#x}"
+            )
         if end == EDIT_READ_ONLY_SHAPE:
             return MapError(f"leaves of this kind are only read: {where}")
         if end == EDIT_NO_SMALLER_LEAF:

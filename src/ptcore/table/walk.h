@@ -30,6 +30,8 @@ PT_INLINE int pt_take(const pt_format *f, const pt_space *s, const pt_need *need
         kind = pt_kind(f, level, item);
         shape = pt_shape_of(f, level, kind, item);
     }
+    if (path != NULL && f->level[level].shapes > 2)
+        shape = pt_shape_of(f, level, kind, item); /* a usual leaf may have another shape of the same bits */
     if (path != NULL)
         path->step[path->count++] =
             (pt_step_read){here->table, at, item, (uint8_t)level, (uint8_t)kind, (uint8_t)shape};

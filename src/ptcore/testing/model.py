@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from ptcore import errors
-from ptcore.formats.schema import Format
+from ptcore.formats.schema import Format, Role
 from ptcore.testing.strategies import LeafAttributes, is_legal
 from ptcore.units import Span
 
@@ -96,9 +96,11 @@ class SpanModel:
         self, span: Span, pa: int, wanted: LeafAttributes, page_size: int | None, tables_left: int
     ) -> set[tuple[int, int]]:
         """Map `span` to `pa` and what follows; the largest pages that fit unless a size is given."""
-        new = list(self._pages_for(span, pa, wanted, page_size))
-        if any(self._overlaps(leaf) for leaf in new):
-            raise errors.AlreadyMapped("")
+        new = []
+        for leaf in self._pages_for(span, pa, wanted, page_size):
+            if self._overlaps(leaf):
+                raise errors.AlreadyMapped("")
+            new.append(leaf)
         wanted_tables = {table for leaf in new for table in self._tables_above(leaf)} - self.tables
         if len(wanted_tables) > tables_left:
             raise errors.NoFrame("")
@@ -127,9 +129,9 @@ class SpanModel:
 
     def split(self, span: Span, page_size: int, missing_ok: bool, tables_left: int) -> None:
         """Cut larger leaves that `span` touches until its pages have `page_size`."""
-        large = []
-        for _, leaf in self._slots(span, page_size, missing_ok):
-            if leaf is not None and leaf.size > page_size and leaf not in large:
+        large: list[Leaf] = []
+        for leaf in self._items(span, page_size, missing_ok):
+            if leaf.size > page_size and leaf not in large:
                 self._must_be_divisible(leaf, page_size)
                 large.append(leaf)
         leaves = dict(self.leaves)
@@ -175,10 +177,10 @@ class SpanModel:
         level = self.format.level_of(leaf.size)
         return {t for t in self.tables if t[0] < level and self._meets(t, span)}
 
-    def _table_at(self, va: int, size: int) -> bool:
-        """Whether the item of `size` bytes at `va` is a table."""
-        level = next(n for n, x in enumerate(self.format.levels) if 1 << x.shift == size)
-        return level > 0 and (level - 1, self._number(va, level - 1)) in self.tables
+    def _table_at(self, va: int, size: int, level: int) -> bool:
+        """Whether any item of `level` in the `size` bytes at `va` is a table."""
+        span = Span.of(va, size)
+        return any(n == level - 1 and self._meets((n, m), span) for n, m in self.tables)
 
     def _meets(self, table: tuple[int, int], span: Span) -> bool:
         level, number = table
@@ -206,10 +208,21 @@ class SpanModel:
         while va <= span.last:
             for size in sizes:
                 fits = not (va | pa) & (size - 1) and va + size - 1 <= span.last
-                if fits and (page_size is not None or not self._table_at(va, size)):
+                fits = fits and self._has_room_for(size, pa)
+                level = self.format.level_of(size)
+                if fits and (page_size is not None or not self._table_at(va, size, level)):
                     break
+            else:
+                mapped = self.leaf_at(va) is not None
+                raise errors.AlreadyMapped("") if mapped else errors.OutOfRange("")
             yield Leaf(va, size, pa, wanted)
             va, pa = va + size, pa + size
+
+    def _has_room_for(self, size: int, pa: int) -> bool:
+        level, shape = self.format.shape_of(size)
+        word = self.format.levels[level].leaves[shape - 1].word
+        outputs = [bits for bits in word if bits.role is Role.OUTPUT]
+        return not pa & ~sum(((1 << bits.width) - 1) << bits.target for bits in outputs)
 
     def _touched(self, span: Span, missing_ok: bool) -> list[Leaf]:
         """Return the leaves in `span`, all of them inside it; the first trouble in order raises."""
@@ -229,20 +242,39 @@ class SpanModel:
         return found
 
     def _slots(self, span: Span, size: int, missing_ok: bool) -> Iterator[tuple[int, Leaf | None]]:
-        """Yield (address, leaf) of each slot of `size` bytes; no leaf where a table is. Holes raise."""
+        """Yield (address, leaf) of each slot of `size` bytes; no leaf where smaller pages are or may
+        be. Holes raise."""
         for va in range(span.start, span.last + 1, size):
             leaf = self.leaf_at(va)
+            level = self.format.level_of(size)
             if leaf is not None and leaf.size >= size:
                 yield va, leaf
-            elif self._table_at(va, size):
+            elif self._table_at(va, size, level) or self._overlaps(
+                Leaf(va, size, 0, LeafAttributes())
+            ):
                 yield va, None
             elif not missing_ok:
                 raise errors.NotMapped("")
 
+    def _items(self, span: Span, size: int, missing_ok: bool) -> Iterator[Leaf]:
+        """Yield the leaves that a split to `size` meets, item by item. Holes raise."""
+        level = self.format.level_of(size)
+        item = 1 << self.format.levels[level].shift
+        for va in range(span.start, span.last + 1, item):
+            leaf = self.leaf_at(va)
+            if leaf is not None:
+                yield leaf
+            elif not missing_ok and not self._table_at(va, item, level):
+                raise errors.NotMapped("")
+
     def _must_be_divisible(self, leaf: Leaf, page_size: int) -> None:
-        between = range(self.format.level_of(page_size), self.format.level_of(leaf.size))
-        if any(n not in self.format.leaf_levels for n in between):
-            raise errors.FormatError("")
+        sizes = self.format.page_sizes
+        shapes = self.format.page_shapes
+        for n in range(sizes.index(leaf.size), sizes.index(page_size), -1):
+            (level, _), (below, _) = shapes[sizes[n]], shapes[sizes[n - 1]]
+            plain = sizes[n] == 1 << self.format.levels[level].shift
+            if level != below and not (plain and level - 1 == below):
+                raise errors.FormatError("")
 
     def _cut(self, leaf: Leaf, span: Span, page_size: int) -> Iterator[Leaf]:
         meets = leaf.va <= span.last and leaf.last >= span.start
@@ -263,6 +295,9 @@ class SpanModel:
         first = inside[0] if inside else None
         if first is None or not uniform or first.pa & (size - 1):
             raise errors.NotUniform("")
+        level = self.format.level_of(size)
+        if self.format.levels[level].leaf is None and self._table_at(va, size, level):
+            raise errors.NotUniform("")  # a table must become a plain leaf first
         for leaf in inside:
             same = leaf.attributes == first.attributes
             if not same or leaf.pa - first.pa != leaf.va - first.va:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ptcore.errors import Fault, PtcoreError, Status, fault_class
-from ptcore.formats.encode import ACCESS_LETTERS
+from ptcore.formats.access import permits
+from ptcore.formats.encode import wanted_rights
 from ptcore.formats.schema import Format
 from ptcore.memory import PhysicalMemory
 from ptcore.table import Owed, PageTable, RowKind
@@ -86,8 +87,11 @@ class PageTableMachine(RuleBasedStateMachine):
 
     def _tables_left(self) -> int:
         frames = self.ram.frames
-        free = frames.end - max(frames.start, frames.frame_bytes) - frames.allocated_bytes
-        return free // max(self._table_bytes(n) for n in range(len(self.fmt.levels)))
+        size = max(self._table_bytes(n) for n in range(max(1, len(self.fmt.levels) - 1)))
+        root = self._table_bytes(len(self.fmt.levels) - 1)
+        # The first frame is never handed out; a root smaller than a table lies in what is left beside it.
+        places = frames.end // size - 1 - (root // size)
+        return places - (frames.allocated_bytes - root) // size
 
     def _table_bytes(self, level: int) -> int:
         return max(self.fmt.table_bytes(level), self.ram.frames.frame_bytes)
@@ -260,7 +264,11 @@ class PageTableMachine(RuleBasedStateMachine):
         pas, statuses = self.table.translate_many(np.array(vas, dtype=np.uint64))
         for va, pa, status in zip(vas, pas.tolist(), statuses.tolist(), strict=True):
             expected = self.model.pa_of(va)
-            assert status == self.model.status_of(va), hex(va)
+            outcome = self.model.status_of(va)
+            leaf = self.model.leaf_at(va)
+            if outcome is Status.OK and leaf is not None and not self._may(leaf, "r", False):
+                expected, outcome = None, Status.PERMISSION
+            assert status == outcome, hex(va)
             assert pa == (ALL_ONES if expected is None else expected), hex(va)
             type(self).outcomes["address", Status(status).name] += 1
         stride = max(1, len(vas) // MOST_WALKS)
@@ -276,7 +284,7 @@ class PageTableMachine(RuleBasedStateMachine):
         try:
             assert self.table.translate(va) == walk.pa
         except Fault as fault:
-            readable = leaf is None or "r" in leaf.attributes.access
+            readable = leaf is None or self._may(leaf, "r", False)
             assert fault.status is (  # noqa: PT017 - a state machine checks, pytest is not asked for
                 walk.status if readable else Status.PERMISSION
             )
@@ -284,20 +292,19 @@ class PageTableMachine(RuleBasedStateMachine):
             return
         seen = (walk.page_size, walk.memory_type, walk.pkey, walk.software, walk.global_)
         a = leaf.attributes
-        assert seen == (leaf.size, a.memory_type, a.pkey, a.software, a.global_)
+        assert seen == (leaf.size, a.memory_type, a.pkey, a.software, a.global_), (walk, leaf)
         for access in ("r", "w", "x"):
             for user in (False, True):
                 self._check_right(va, leaf, access, user)
 
+    def _may(self, leaf: Leaf, access: str, user: bool) -> bool:
+        """Whether a page that was asked for with these attributes may be accessed so."""
+        asked, granted = wanted_rights(self.fmt, leaf.attributes.access, leaf.attributes.user)
+        rights = self.fmt.rights & ~asked | granted
+        return permits(self.fmt, access, user, rights)
+
     def _check_right(self, va: int, leaf: Leaf, access: str, user: bool) -> None:
-        role = ACCESS_LETTERS[access]
-        word = self.fmt.levels[self.fmt.level_of(leaf.size)].leaf or ()
-        withheld = access not in leaf.attributes.access and any(b.role is role for b in word)
-        user_bit = any(b.role.value == "user" for b in word)
-        if withheld or (user and user_bit and not leaf.attributes.user):
-            expected = Status.PERMISSION
-        else:
-            expected = Status.OK
+        expected = Status.OK if self._may(leaf, access, user) else Status.PERMISSION
         _, statuses = self.table.translate_many([va], access, user)
         assert statuses[0] == expected, f"{va:#x} {access} user={user}"
         type(self).outcomes["access", expected.name] += 1
@@ -321,7 +328,10 @@ class PageTableMachine(RuleBasedStateMachine):
         """The frames in use are the root, the tables that stats() counts, and those owed."""
         stats = self.table.stats()
         assert stats.tables == self.model.tables_by_level()
-        leaves = Counter(self.fmt.level_of(leaf.size) for leaf in self.model.leaves.values())
+        leaves = Counter[int]()
+        for leaf in self.model.leaves.values():
+            level = self.fmt.level_of(leaf.size)
+            leaves[level] += leaf.size >> self.fmt.levels[level].shift
         assert stats.leaves == tuple(leaves[n] for n in range(len(self.fmt.levels)))
         assert stats.mapped_bytes == sum(leaf.size for leaf in self.model.leaves.values())
         assert sum(stats.reserved) == sum(stats.outside) == stats.shared_tables == 0

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 from ptcore import formats
-from ptcore.formats.encode import ACCESS_LETTERS
-from ptcore.formats.schema import AddressRule, Format, Role
+from ptcore.errors import FormatError
+from ptcore.formats.encode import USER, Attributes, decides, leaf_change
+from ptcore.formats.schema import AddressRule, Format, Role, Word
 from ptcore.units import ALL_ONES, Span
 
 PAGES_AROUND_A_CORNER = 4
@@ -37,7 +38,8 @@ def configured_formats() -> st.SearchStrategy[Format]:
 def legal_spans(fmt: Format) -> tuple[Span, ...]:
     """Return the input addresses that `fmt` translates, worked out from its address rule."""
     size = 1 << fmt.input_bits
-    low, high = Span(0, size - 1), Span(ALL_ONES - size + 1, ALL_ONES)
+    last = (1 << fmt.address_bits) - 1
+    low, high = Span(0, size - 1), Span(last - size + 1, last)
     if fmt.address_rule is AddressRule.ZERO_EXTENDED or fmt.input_bits == ALL_ONES.bit_length():
         return (low,)
     if fmt.address_rule is AddressRule.UPPER_ONLY:
@@ -84,7 +86,7 @@ def aligned_spans(draw: st.DrawFn, fmt: Format, page_size: int | None = None) ->
     """Draw a span of whole pages next to a corner of the legal addresses; all of it is legal."""
     size = draw(page_sizes(fmt)) if page_size is None else page_size
     legal = legal_spans(fmt)
-    start = draw(st.sampled_from(corners(fmt))) + size * draw(
+    start = (draw(st.sampled_from(corners(fmt))) & ~(size - 1)) + size * draw(
         st.integers(-PAGES_AROUND_A_CORNER, PAGES_AROUND_A_CORNER)
     )
     pages = draw(st.integers(1, MOST_PAGES))
@@ -104,12 +106,15 @@ def output_addresses(fmt: Format, page_size: int, physical_bits: int) -> st.Sear
 
 def accesses(fmt: Format) -> st.SearchStrategy[str]:
     """Return a strategy of the accesses ('r', 'rw', 'rwx' ...) that every leaf of `fmt` can grant."""
-    words = [level.leaf or () for level in fmt.levels if level.leaf is not None]
 
     def can_say(access: str) -> bool:
-        withheld = [role for letter, role in ACCESS_LETTERS.items() if letter not in access]
-        said = all(any(b.role is role for b in word) for role in withheld for word in words)
-        return said and access not in fmt.refused_rights
+        try:
+            for level, shape in fmt.page_shapes.values():
+                for user in (False, True):
+                    leaf_change(fmt, level, Attributes(access, user), shape)
+        except FormatError:
+            return False
+        return True
 
     return st.sampled_from([a for a in ("r", "w", "x", "rw", "rx", "wx", "rwx") if can_say(a)])
 
@@ -117,19 +122,33 @@ def accesses(fmt: Format) -> st.SearchStrategy[str]:
 def room(fmt: Format, role: Role) -> int:
     """Return the largest number that every leaf of `fmt` can hold in `role` (its low bits first)."""
     most = ALL_ONES
-    for level in fmt.levels:
-        if level.leaf is not None:
-            landed = sum(((1 << b.width) - 1) << b.target for b in level.leaf if b.role is role)
-            most = min(most, (~landed & (landed + 1)) - 1)
+    for word in _mappable(fmt):
+        landed = sum(((1 << b.width) - 1) << b.target for b in word if b.role is role)
+        most = min(most, (~landed & (landed + 1)) - 1)
     return most
 
 
+def _mappable(fmt: Format) -> list[Word]:
+    return [fmt.levels[n].leaves[shape - 1].word for n, shape in fmt.page_shapes.values()]
+
+
 def _has(fmt: Format, role: Role) -> bool:
-    return all(
-        any(bits.role is role for bits in level.leaf)
-        for level in fmt.levels
-        if level.leaf is not None
-    )
+    return all(any(bits.role is role for bits in word) for word in _mappable(fmt))
+
+
+def memory_types(fmt: Format) -> st.SearchStrategy[int]:
+    """Return a strategy of the memory types that every leaf of `fmt` can have."""
+
+    def can_say(number: int) -> bool:
+        try:
+            for level, shape in fmt.page_shapes.values():
+                leaf_change(fmt, level, Attributes(None, None, memory_type=number), shape)
+        except FormatError:
+            return False
+        return True
+
+    numbers = range(room(fmt, Role.MEMORY_TYPE) + 1)
+    return st.sampled_from([number for number in numbers if can_say(number)])
 
 
 def attributes(fmt: Format) -> st.SearchStrategy[LeafAttributes]:
@@ -138,9 +157,9 @@ def attributes(fmt: Format) -> st.SearchStrategy[LeafAttributes]:
     return st.builds(
         LeafAttributes,
         access=accesses(fmt),
-        user=flag if _has(fmt, Role.USER) else st.just(False),
+        user=flag if decides(fmt, USER) else st.just(False),
         global_=flag if _has(fmt, Role.GLOBAL) else st.just(False),
-        memory_type=st.integers(0, room(fmt, Role.MEMORY_TYPE)),
+        memory_type=memory_types(fmt),
         pkey=st.integers(0, room(fmt, Role.PROTECTION_KEY)),
         software=st.integers(0, room(fmt, Role.SOFTWARE)),
     )
