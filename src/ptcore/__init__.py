@@ -12,18 +12,20 @@ from ptcore.caches import Mmu, PageTableCache, Tlb, TlbArray, TlbLevel, WalkCach
 from ptcore.errors import PtcoreError, Status
 from ptcore.machine import Handle, Ledger, Machine, Request, Strategy
 from ptcore.memory import PhysicalMemory
-from ptcore.table import Owed, PageTable, Walk
+from ptcore.table import AddressSpace, Nested, Owed, PageTable, Walk, guest_memory
 from ptcore.table.diff import diff
 from ptcore.units import Span
 
 from ptcore import strategies, study, workloads  # isort: skip  # the floors above, which use the names above
 
 __all__ = [
+    "AddressSpace",
     "AddressTree",
     "Handle",
     "Ledger",
     "Machine",
     "Mmu",
+    "Nested",
     "Owed",
     "PageTable",
     "PageTableCache",
@@ -41,6 +43,7 @@ __all__ = [
     "diff",
     "errors",
     "formats",
+    "guest_memory",
     "strategies",
     "study",
     "units",

@@ -63,8 +63,8 @@ class Fault(PtcoreError, LookupError):
     Attributes: `status`; `va` (the address asked for); `stage` (1 or 2); `level` (0 = the level
     whose items can only be leaves; None if nothing was read) and `level_name` (the vendor's);
     `entry` and `entry_address` (the item that ended the walk; None if nothing was read); `path`
-    (the items read, root first); `code`, the error code that a CPU would push with the fault, where
-    the format has one.
+    (the items read, root first); `ipa`, the intermediate address of a fault of stage 2; `code`, the
+    error code that a CPU would push with the fault, where the format has one.
     """
 
     status: Status
@@ -81,9 +81,11 @@ class Fault(PtcoreError, LookupError):
         entry_address: int | None = None,
         path: tuple[Any, ...] = (),
         code: int | None = None,
+        ipa: int | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
+        self.ipa = ipa
         self.va = va
         self.stage = stage
         self.level = level

@@ -5,15 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
-from typing import ParamSpec
 
 import click
 from rich.progress import Progress
 
 from ptcore import strategies as known_strategies
 from ptcore.cli import show
-from ptcore.errors import PtcoreError
+from ptcore.cli.ends import says_errors
+from ptcore.cli.format_commands import decode_command, formats_command
 from ptcore.machine.exposure import Exposure
 from ptcore.study import compare as compare_study
 from ptcore.study.compare import Comparison, Row
@@ -22,26 +21,7 @@ from ptcore.study.vmalloc_steps import Share
 from ptcore.workloads import FtraceLog, read_ftrace, read_sample
 from ptcore.workloads.replay import workload_of
 
-FAILED = 2
 DAMAGED_SHOWN = 20
-P = ParamSpec("P")
-
-
-def says_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn what ptcore raises on purpose, and files that cannot be read, into one line and exit 2."""
-
-    @wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except OSError as error:
-            click.echo(f"ptcore: {error.filename}: {error.strerror}", err=True)
-            sys.exit(FAILED)
-        except PtcoreError as error:
-            click.echo(f"ptcore: {error}", err=True)
-            sys.exit(FAILED)
-
-    return wrapped
 
 
 def quiet_pipe() -> None:
@@ -56,6 +36,10 @@ def quiet_pipe() -> None:
 def ptcore() -> None:
     """Page tables that you can compute with."""
     quiet_pipe()
+
+
+ptcore.add_command(formats_command)
+ptcore.add_command(decode_command)
 
 
 def read_trace(path: str | None) -> FtraceLog:

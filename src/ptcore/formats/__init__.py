@@ -31,7 +31,14 @@ from ptcore.formats.schema import (
     Word,
 )
 
-_ROOMS = ("schema", "lower", "encode", "access")  # rooms of this folder that are no families
+_ROOMS = (
+    "schema",
+    "lower",
+    "encode",
+    "access",
+    "explain",
+    "registers",
+)  # rooms of this folder that are no families
 
 
 def _families() -> list[str]:

@@ -68,7 +68,7 @@ def _plain(shift: int) -> Word:
 def _sized(size_lg2: int) -> Word:
     """Return a leaf of any size from 8 KiB up: a 0 below its address, and ones below that."""
     ones = size_lg2 - 13
-    size = (Bits(size_lg2 - 1, size_lg2 - 1, "size (0)", Role.KIND, value=0),)
+    size: Word = (Bits(size_lg2 - 1, size_lg2 - 1, "size (0)", Role.KIND, value=0),)
     size += (Bits(size_lg2 - 2, 12, "size (1)", Role.KIND, value=(1 << ones) - 1),) if ones else ()
     return _ends(SIZED, (Bits(51, size_lg2, "address", Role.OUTPUT), *size))
 

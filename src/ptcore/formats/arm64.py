@@ -275,7 +275,8 @@ def _need_levels(granule: str, input_bits: int) -> int:
 
 def _denials(two_levels: bool, pan: bool, wxn: bool) -> tuple[Denial, ...]:
     # "Instruction execution permissions": what EL0 can write EL1 does not execute.
-    rules = (Denial("x", user=False, having="uw"),) if two_levels else ()
+    rules: tuple[Denial, ...] = ()
+    rules += (Denial("x", user=False, having="uw"),) if two_levels else ()
     # PSTATE.PAN: EL1 does not touch data that EL0 can.
     rules += (Denial("rw", user=False, having="u"),) if pan and two_levels else ()
     # SCTLR_ELx.WXN: what can be written is not executed.

@@ -74,7 +74,8 @@ def wanted_rights(fmt: Format, access: str | int | None, user: bool | None) -> t
             granted |= W | (extras & USER_W if user or not has_user else 0)
         if Role.EXECUTE in letters:
             own = extras & USER_X
-            granted |= X | own if not has_user else (own if user and own else X)
+            alone = own if user and own else X | (0 if _execute_alone(fmt) else own)
+            granted |= alone if has_user else X | own
     if user is not None and has_user:
         asked |= USER
         granted |= USER if user else 0
@@ -87,6 +88,15 @@ def decides(fmt: Format, right: int) -> bool:
     if key not in fmt.worked_out:
         fmt.worked_out[key] = _decides(fmt, right)
     return bool(fmt.worked_out[key])
+
+
+def _execute_alone(fmt: Format) -> bool:
+    """Whether privileged mode can be given execution that user mode is not given with it."""
+    if "execute alone" not in fmt.worked_out:
+        word = fmt.levels[0].leaves[0].word
+        choices = _rights_choices(fmt, word, X | USER_X)
+        fmt.worked_out["execute alone"] = any(rights == X for rights, _, _ in choices)
+    return bool(fmt.worked_out["execute alone"])
 
 
 def _decides(fmt: Format, right: int) -> bool:

@@ -90,7 +90,7 @@ def _large(shift: int) -> Word:
 
 
 def _refusals(execute_only: bool) -> tuple[Refusal, ...]:
-    refused = (Refusal((("R", 0), ("W", 1)), _WRITE_ONLY, "add 'r'"),)
+    refused: tuple[Refusal, ...] = (Refusal((("R", 0), ("W", 1)), _WRITE_ONLY, "add 'r'"),)
     refused += tuple(
         Refusal((("R", 0), (name, 1)), "execute without read (no execute-only support)", "add 'r'")
         for name in ("X", "XU")

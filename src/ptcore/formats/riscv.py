@@ -154,7 +154,7 @@ def _format(
     input_bits = levels[-1].shift + levels[-1].bits
     # "Supervisor Status Register": S-mode may not access U pages unless SUM = 1, and never fetches from
     # them; MXR = 1 makes executable pages readable.
-    outside = (Denial("x", user=False, having="u"),)
+    outside: tuple[Denial, ...] = (Denial("x", user=False, having="u"),)
     outside += () if sum_ else (Denial("rw", user=False, having="u"),)
     readable = (Waiver("r", user=False, having="x"), Waiver("r", user=True, having="xu"))
     return Format(

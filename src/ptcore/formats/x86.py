@@ -150,7 +150,7 @@ def _without(bits: Bits, taken: set[int]) -> list[Bits]:
             bits.value,
             None if bits.to is None else bits.to + low + 1 - bits.low,
         )
-        for low, high in zip(edges, edges[1:], strict=False)
+        for low, high in zip(edges, edges[1:], strict=False)  # noqa: RUF007 (data imports nothing)
         if high - low > 1
     ]
 

@@ -121,6 +121,21 @@ class PhysicalMemory:
         It is writable only if all of them are.
         """
 
+    @classmethod
+    def view(
+        cls,
+        memory: PhysicalMemory,
+        spans: Iterable[tuple[int, int, int]],
+        *,
+        frames: tuple[int, int | str] | None = None,
+    ) -> PhysicalMemory:
+        """Return a memory whose bytes are those of `memory` at other addresses.
+
+        `spans`: (address here, address in `memory`, bytes); what `memory` does not hold is left out.
+        `frames` as in `from_buffers`. Raises OutOfRange for spans that overlap here, or when nothing
+        is left.
+        """
+
     @property
     def writable(self) -> bool:
         """Whether anything may be written."""

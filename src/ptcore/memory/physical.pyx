@@ -242,6 +242,29 @@ cdef class PhysicalMemory:
             memory._place_frames(frames)
         return memory
 
+    @classmethod
+    def view(cls, PhysicalMemory memory not None, spans, *, frames=None):
+        cdef PhysicalMemory seen = cls.__new__(cls)
+        cdef size_t n
+        parts = []
+        for first, pa, size in spans:
+            for n in range(memory.c.count):
+                segment = Span(memory.c.segments[n].start, memory.c.segments[n].start + (memory.c.segments[n].size - 1))
+                low, high = max(pa, segment.start), min(pa + size - 1, segment.last)
+                if low <= high:
+                    where = <size_t>memory.c.segments[n].bytes + <size_t>(low - segment.start)
+                    parts.append((first + (low - pa), high - low + 1, where))
+        parts.sort()
+        _check_segments([(first, size) for first, size, _ in parts])
+        seen.buffers.append(memory)
+        seen.writable = memory.writable
+        seen._adopt(parts)
+        if frames is None:
+            seen.frames = _frames_in(seen, 0, 0, 0)
+        else:
+            seen._place_frames(frames)
+        return seen
+
     def _adopt(self, parts):
         cdef size_t n, address
         free(self.owned_segments)

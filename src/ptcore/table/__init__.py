@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ptcore.table.address_space import AddressSpace
 from ptcore.table.diff import DIFF_DTYPE, Change
+from ptcore.table.nested import Nested, NestedWalk, guest_memory
 from ptcore.table.owed import Owed
 from ptcore.table.page_table import PageTable
 from ptcore.table.path import Step, Walk
@@ -13,8 +15,11 @@ from ptcore.table.rows import ROW_DTYPE, Flag, Right, RowKind, Stats
 __all__ = [
     "DIFF_DTYPE",
     "ROW_DTYPE",
+    "AddressSpace",
     "Change",
     "Flag",
+    "Nested",
+    "NestedWalk",
     "Owed",
     "PageTable",
     "Right",
@@ -22,6 +27,7 @@ __all__ = [
     "Stats",
     "Step",
     "Walk",
+    "guest_memory",
     "include_dirs",
 ]
 

@@ -35,6 +35,7 @@ class PageTable:
         check_reserved: bool = True,
         encryption_mask: int = 0,
         check_canonical: bool = True,
+        tag_bits: int = 0,
     ) -> None:
         """Attach to the table at `root`, or allocate an empty root in `memory.frames`.
 
@@ -44,7 +45,8 @@ class PageTable:
         MAXPHYADDR). `check_reserved=False` ignores reserved bits, as some hypervisors' shadow
         tables need. `encryption_mask`: address bits that are no part of the address but mark a page
         as encrypted (AMD APM vol. 2, "Secure Memory Encryption"); set in all that this table maps.
-        `check_canonical=False` translates whatever the index bits say.
+        `check_canonical=False` translates whatever the index bits say. `tag_bits`: how many top bits
+        of an input address are ignored (Arm's top-byte ignore: 8).
 
         Raises FormatError for an unknown name (with the nearest ones), a format that contradicts
         itself, or an encryption mask that is not inside the address bits of every item;
@@ -80,6 +82,13 @@ class PageTable:
     @property
     def specialised(self) -> bool:
         """Whether an engine compiled for exactly this format is in use (else the general one)."""
+
+    @property
+    def tag_bits(self) -> int:
+        """How many top bits of an input address are ignored."""
+
+    def untagged(self, va: int) -> int:
+        """Return `va` with the bits that are ignored as the highest bit below them has them."""
 
     def legal_spans(self) -> tuple[Span, ...]:
         """Return the input addresses that the format translates, in order."""
@@ -122,8 +131,8 @@ class PageTable:
         va: int,
         pa: int,
         length: int | str,
-        access: str = "rw",
-        user: bool = False,
+        access: str | int = "rw",
+        user: bool | None = False,
         global_: bool = False,
         memory_type: str | int | None = None,
         pkey: int = 0,
@@ -166,7 +175,7 @@ class PageTable:
         self,
         va: int,
         length: int | str,
-        access: str | None = None,
+        access: str | int | None = None,
         user: bool | None = None,
         global_: bool | None = None,
         memory_type: str | int | None = None,

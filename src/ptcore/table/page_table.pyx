@@ -33,6 +33,7 @@ from ptcore.table.decode cimport (
     pt_number,
     pt_rights_with,
     pt_table_bytes,
+    pt_untagged,
 )
 from ptcore.table.edit cimport (
     COLLAPSE,
@@ -386,6 +387,9 @@ cdef class PageTable:
             return (Span(top - (1 << bits) + 1, top),)
         half = 1 << (bits - 1)
         return (Span(0, half - 1), Span(ALL_ONES - half + 1, ALL_ONES))
+
+    def untagged(self, va):
+        return pt_untagged(&self.space.rules, as_address(va))
 
     # -- listings ----------------------------------------------------------------------------
 

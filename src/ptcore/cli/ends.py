@@ -1,0 +1,32 @@
+"""How a command ends when something is wrong: one line on standard error, exit 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
+import click
+
+from ptcore.errors import PtcoreError
+
+FAILED = 2
+P = ParamSpec("P")
+
+
+def says_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn what ptcore raises on purpose, and files that cannot be read, into one line and exit 2."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except OSError as error:
+            click.echo(f"ptcore: {error.filename}: {error.strerror}", err=True)
+            sys.exit(FAILED)
+        except PtcoreError as error:
+            click.echo(f"ptcore: {error}", err=True)
+            sys.exit(FAILED)
+
+    return wrapped
