@@ -604,9 +604,10 @@ cdef class PageTable:
                 f"{self.encryption_mask:#x}"
             )
         wanted = encode.Attributes(access, user, global_, memory_type, pkey, software)
-        items = self.leaf_items.get(wanted)
+        only = None if page_size is None else size
+        items = self.leaf_items.get((wanted, only))
         if items is None:
-            items = self._leaf_items(wanted)
+            items = self._leaf_items(wanted, only)
         for n, shape, item in items:
             edit.set_[n][shape] = item
         edit.rights = encode.wanted_rights(self.format, access, user)[1]
@@ -618,12 +619,15 @@ cdef class PageTable:
         cdef uint64_t lowest = mask & (~mask + 1)
         return mask != 0 and ((first & mask) != 0 or (first ^ last) >= lowest)
 
-    def _leaf_items(self, wanted):
+    def _leaf_items(self, wanted, only):
+        """(level, shape, item without its address) of each size of page, or of one."""
         items = []
-        for n, shape in self.format.page_shapes.values():
+        for size, (n, shape) in self.format.page_shapes.items():
+            if only is not None and size != only:
+                continue
             item = encode.leaf_change(self.format, n, wanted, shape)[1] | self.encryption_mask
             items.append((n, shape, item | encode.new_marks(self.format, n, shape)))
-        self.leaf_items[wanted] = items
+        self.leaf_items[wanted, only] = items
         return items
 
     def _set_page_size(self, Edit edit, size):
