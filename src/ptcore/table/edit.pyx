@@ -475,7 +475,9 @@ cdef class Edit:
         return self.edit_range(below, next_level, it.first, it.last)
 
     cdef int look_at_split(self, int level, Item *it):
-        cdef int n
+        cdef int n, shape = it.shape, at = level
+        cdef int below
+        cdef uint64_t pa = pt_leaf_output(self.f, &self.space.rules, level, it.shape, it.item, it.first)
         if not self.f.level[level].shape[it.shape].mappable:
             return self.stop(EDIT_READ_ONLY_SHAPE, level, it)
         if self.page_level < level and not self.f.level[level].has_leaf:
@@ -488,6 +490,14 @@ cdef class Edit:
             self.tables_wanted[n] += 1 + (
                 (it.last >> self.f.level[n + 1].shift) - (it.first >> self.f.level[n + 1].shift)
             )
+        pa &= ~((1ULL << pt_entry_size_lg2(self.f, level, it.shape)) - 1)
+        while pt_entry_size_lg2(self.f, at, shape) > self.page_lg2:
+            # Some large pages have room for higher addresses than small ones.
+            below = self.f.level[at].shape[shape].smaller[0]
+            shape = self.f.level[at].shape[shape].smaller[1]
+            at = below
+            if not pt_has_room_for(self.f, at, shape, pa):
+                return self.stop(EDIT_TOO_HIGH, level, it)
         return EDIT_DONE
 
     cdef int cut_entry(self, uint64_t table, int level, Item *it):

@@ -275,6 +275,9 @@ class SpanModel:
             plain = sizes[n] == 1 << self.format.levels[level].shift
             if level != below and not (plain and level - 1 == below):
                 raise errors.FormatError("")
+        for size in sizes[sizes.index(page_size) : sizes.index(leaf.size)]:
+            if not self._has_room_for(size, leaf.pa):
+                raise errors.OutOfRange("")
 
     def _cut(self, leaf: Leaf, span: Span, page_size: int) -> Iterator[Leaf]:
         meets = leaf.va <= span.last and leaf.last >= span.start

@@ -97,7 +97,10 @@ def aligned_spans(draw: st.DrawFn, fmt: Format, page_size: int | None = None) ->
 
 def output_addresses(fmt: Format, page_size: int, physical_bits: int) -> st.SearchStrategy[int]:
     """Return a strategy of addresses that a page of `page_size` may begin at, near 0 and the limit."""
-    last = (1 << physical_bits) - page_size * (MOST_PAGES + PAGES_AROUND_A_CORNER)
+    level, shape = fmt.shape_of(page_size)
+    word = fmt.levels[level].leaves[shape - 1].word
+    held = max(bits.target + bits.width for bits in word if bits.role is Role.OUTPUT)
+    last = (1 << min(physical_bits, held)) - page_size * (MOST_PAGES + PAGES_AROUND_A_CORNER)
     most = max(0, last // page_size)
     few = min(most, 2 * MOST_PAGES)
     number = st.one_of(st.integers(0, few), st.integers(max(0, most - few), most))

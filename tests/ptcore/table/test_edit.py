@@ -30,7 +30,7 @@ from ptcore.errors import (
 from ptcore.table import Owed
 
 K, M, G = 1 << 10, 1 << 20, 1 << 30
-NAMES = formats.names()
+NAMES = ("x86_64_4level", "x86_64_5level")  # what other formats do: tests/properties
 
 
 def new(size: str = "4M", name: str = "x86_64_4level", **options: Any) -> PageTable:

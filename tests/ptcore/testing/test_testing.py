@@ -113,7 +113,7 @@ def test_the_legal_addresses_are_those_that_the_table_says(
     from ptcore import PhysicalMemory
 
     fmt = formats.get(name, **parameters)
-    table = PageTable(fmt, PhysicalMemory("64K"))
+    table = PageTable(fmt, PhysicalMemory("2M"))
     assert strategies.legal_spans(fmt) == table.legal_spans()
     assert all(span.last <= ALL_ONES for span in table.legal_spans())
 
