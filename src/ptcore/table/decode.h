@@ -338,7 +338,9 @@ PT_INLINE pt_item pt_mark_bits(const pt_format *f, int level, int shape) {
 
 /* All of a leaf but its address and the marks that hardware sets by itself (accessed, dirty). */
 PT_INLINE pt_item pt_lasting(const pt_format *f, const pt_rules *r, int level, int shape, pt_item item) {
-    return (pt_without_output(f, level, shape, item) & ~pt_mark_bits(f, level, shape)) |
-           pt_kept_aside(f, r, level, shape, item);
+    const pt_layout *layout = pt_layout_of(f, level, shape);
+    /* Where software must set the accessed mark, it tells pages that can be used from those that cannot. */
+    pt_item marks = layout->dirty.flip | (f->accessed_required ? 0 : layout->accessed.flip);
+    return (pt_without_output(f, level, shape, item) & ~marks) | pt_kept_aside(f, r, level, shape, item);
 }
 #endif

@@ -39,6 +39,7 @@ cdef extern from "decode.h" nogil:
     pt_item pt_unmarked(pt_mark mark, pt_item item)
     pt_item pt_marked(pt_mark mark, pt_item item)
     bint pt_has_mark(pt_mark mark)
+    bint pt_lacks_accessed(const pt_format *f, int level, int shape, pt_item item)
     bint pt_is_global(const pt_format *f, int level, int shape, pt_item item)
     unsigned pt_item_rights(const pt_format *f, int level, int shape, pt_item item)
     unsigned pt_rights_with(

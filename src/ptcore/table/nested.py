@@ -14,7 +14,7 @@ from ptcore.memory import PhysicalMemory
 from ptcore.table.owed import Owed
 from ptcore.table.page_table import PageTable
 from ptcore.table.path import Step, Walk
-from ptcore.table.rows import ROW_DTYPE, Right, RowKind, Stats
+from ptcore.table.rows import ROW_DTYPE, Flag, Right, RowKind, Stats
 from ptcore.units import ALL_ONES
 
 _USER = "u"
@@ -32,7 +32,8 @@ def guest_memory(
     """
     need = Right.READ | (Right.WRITE if "w" in stage2.format.table_access else Right(0))
     rows = stage2.mappings(repeats=False)
-    rows = rows[(rows["kind"] == RowKind.LEAF) & (rows["rights"] & need == need)]
+    usable = (rows["rights"] & need == need) & (rows["flags"] & Flag.UNACCESSED == 0)
+    rows = rows[(rows["kind"] == RowKind.LEAF) & usable]
     joined: list[tuple[int, int, int]] = []
     for row in rows:
         first, pa = int(row["first"]), int(row["pa"])
@@ -238,17 +239,18 @@ class Nested:
 
     def shadow(self, memory: PhysicalMemory) -> PageTable:
         """Return one table in `memory` that maps what both stages map: what a shadow-paging hypervisor
-        builds. Raises NoFrame when `memory` has too few frames."""
+        builds. Pages that fault until software marks them accessed are left out. Raises NoFrame when
+        `memory` has too few frames."""
         table = PageTable(self.stage1.format, memory)
         for row in self.mappings():
-            if row["kind"] == RowKind.LEAF:
+            if row["kind"] == RowKind.LEAF and not row["flags"] & Flag.UNACCESSED:
                 table.map(
                     int(row["first"]),
                     int(row["pa"]),
                     int(row["last"]) - int(row["first"]) + 1,
                     int(row["rights"]) & table.format.rights,
                     None,
-                    bool(row["flags"] & 1),
+                    bool(row["flags"] & Flag.GLOBAL),
                     int(row["memory_type"]),
                     int(row["pkey"]),
                     int(row["software"]),
@@ -320,6 +322,7 @@ def _composed(row: Any, behind: npt.NDArray[Any]) -> list[Any]:
         part["page_size"] = min(int(row["page_size"]), int(other["page_size"]))
         # Who the page is for is stage 1's to say; what may be done, both decide.
         part["rights"] = int(row["rights"]) & (int(other["rights"]) | Right.USER | Right.USER_WRITE)
+        part["flags"] = int(row["flags"]) | int(other["flags"]) & Flag.UNACCESSED
         parts.append(part)
     return parts
 

@@ -26,6 +26,9 @@ class Flag(IntFlag):
 
     GLOBAL = 1
     ENCRYPTED = 2
+    UNACCESSED = 4
+    """Any access faults (ACCESS_FLAG) until software sets the accessed mark: only in formats where the
+    hardware does not set it."""
 
 
 class Right(IntFlag):

@@ -40,6 +40,7 @@ from ptcore.table.decode cimport (
     pt_item_rights,
     pt_kept_aside,
     pt_kind,
+    pt_lacks_accessed,
     pt_lasting,
     pt_layout_of,
     pt_leaf_bytes,
@@ -66,6 +67,7 @@ cdef uint8_t ROW_REPEAT = RowKind.REPEAT
 cdef uint8_t ROW_OUTSIDE = RowKind.OUTSIDE
 cdef uint8_t FLAG_GLOBAL = Flag.GLOBAL
 cdef uint8_t FLAG_ENCRYPTED = Flag.ENCRYPTED
+cdef uint8_t FLAG_UNACCESSED = Flag.UNACCESSED
 
 
 cdef bint _same(const Row *a, const Row *b) noexcept nogil:
@@ -229,6 +231,8 @@ cdef class Scan:
             row.flags |= FLAG_GLOBAL
         if pt_any(pt_kept_aside(self.f, &self.space.rules, level, shape, item)):
             row.flags |= FLAG_ENCRYPTED
+        if pt_lacks_accessed(self.f, level, shape, item):
+            row.flags |= FLAG_UNACCESSED
         self.last_attributes = attributes
         self.last_rights = rights
         return self.add(&row)

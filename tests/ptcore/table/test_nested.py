@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from ptcore import Nested, PageTable, PhysicalMemory, Span, formats, guest_memory
-from ptcore.errors import BusError, Fault, Misconfigured, NotPresent, PermissionDenied, Status
+from ptcore.errors import (
+    AccessFlag,
+    BusError,
+    Fault,
+    Misconfigured,
+    NotPresent,
+    PermissionDenied,
+    Status,
+)
+from ptcore.table import Flag
 
 GUEST_BYTES = 16 << 20
 HOST_AT = 64 << 20
@@ -154,3 +163,23 @@ def test_edits_go_to_stage_1() -> None:
     assert both.walk(0x40_0000_0000).stage == 1
     assert Span.of(TABLES_AT, "1M").start <= both.stage1.root
     assert both.stats().stage1.tables == (1, 1, 1, 1)
+
+
+def test_a_page_that_is_not_marked_accessed_is_listed_as_such_and_hides_what_lies_behind_it() -> (
+    None
+):
+    both = nested("aarch64_4k_48", "aarch64_s2_4k")
+    before = both.translate(2 << 20)
+    row = both.mappings()[0]
+    assert not row["flags"] & Flag.UNACCESSED
+    walk = both.walk(2 << 20)
+    leaf = walk.path[-1].step
+    assert walk.path[-1].stage == 2
+    both.stage2.memory.write_word(leaf.entry_address, leaf.entry & ~(1 << 10))
+    with pytest.raises(AccessFlag) as fault:
+        both.translate(2 << 20)
+    assert (fault.value.stage, fault.value.ipa) == (2, 2 << 20)
+    first = both.mappings()[0]
+    assert first["flags"] & Flag.UNACCESSED
+    assert (first["pa"], first["last"]) == (before, (2 << 20) + 4095)
+    assert len(both.shadow(PhysicalMemory("1M")).mappings()) == 0
