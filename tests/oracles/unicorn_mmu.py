@@ -226,16 +226,24 @@ def _locate() -> _Places:
     tables[3 * 4096 + 16 : 3 * 4096 + 24] = reserved.to_bytes(8, "little")
     context = Context(Registers(), user=False)
     context.load(bytes(tables), base, base)
+    return find_places(
+        context,
+        (
+            (0x1234, "w", 0b00011),
+            (0x2345, "r", 0b01001),
+            (0x2468, "x", 0b11001),
+            (0x3456, "w", 0b00010),
+            (0x4567, "x", 0b10000),
+            (0x2579, "w", 0b01011),
+        ),
+    )
+
+
+def find_places(context: Context, faults: Iterable[tuple[int, str, int]]) -> _Places:
+    """Cause page faults (address, access, error code) and find where the saved state keeps both."""
     code_places: set[int] | None = None
     cr2_places: set[int] | None = None
-    for va, access, code in (
-        (0x1234, "w", 0b00011),
-        (0x2345, "r", 0b01001),
-        (0x2468, "x", 0b11001),
-        (0x3456, "w", 0b00010),
-        (0x4567, "x", 0b10000),
-        (0x2579, "w", 0b01011),
-    ):
+    for va, access, code in faults:
         assert context.probe(va, access) is None
         saved = context.snapshot()
         codes = {at for at in range(0, len(saved) - 4, 4) if saved[at : at + 4] == _i32(code)}

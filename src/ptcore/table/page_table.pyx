@@ -341,7 +341,9 @@ cdef class PageTable:
             return paths.bus_fault(ia, steps, (level, name, at))
         last = steps[len(steps) - 1]
         letters = access if isinstance(access, str) else READ
-        keyed = self._key_denies(seen, letters, user) if last.kind == "leaf" else False
+        # A leaf that a walk may not use has no protection key.
+        used = status in (Status.PERMISSION, Status.PROTECTION_KEY)
+        keyed = self._key_denies(seen, letters, user) if used else False
         if status is Status.PERMISSION:
             rule = paths.permission_rule(self.format, steps, letters, user)
         elif status is Status.PROTECTION_KEY:

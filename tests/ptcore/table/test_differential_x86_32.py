@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from oracles.unicorn_x86_32 import Context32
+from oracles.unicorn_x86_32 import Context32, Registers32
 from ptcore import PageTable, PhysicalMemory, formats
 from ptcore.errors import Fault
 
@@ -33,7 +33,7 @@ def judge(table: PageTable, context: Context32, vas: list[int], seen: Counter[st
 
 @pytest.mark.parametrize("wp", [True, False])
 def test_32_bit_paging_agrees_with_qemu(wp: bool) -> None:
-    context = Context32(pae=False, nxe=False, wp=wp)
+    context = Context32(Registers32(pae=False, wp=wp))
     ram = PhysicalMemory(segments=[(BASE, SIZE)])
     # PSE-36 of this machine reaches as far as its 40 physical bits.
     table = PageTable(formats.get("x86_32", wp=wp), ram, BASE)
@@ -60,7 +60,7 @@ def test_32_bit_paging_agrees_with_qemu(wp: bool) -> None:
 
 @pytest.mark.parametrize(("wp", "nxe"), [(True, True), (False, True), (True, False)])
 def test_pae_paging_agrees_with_qemu(wp: bool, nxe: bool) -> None:
-    context = Context32(pae=True, nxe=nxe, wp=wp)
+    context = Context32(Registers32(pae=True, nxe=nxe, wp=wp))
     ram = PhysicalMemory(segments=[(BASE, SIZE)])
     table = PageTable(formats.get("x86_pae", wp=wp, nx=nxe), ram, BASE, physical_bits=40)
     seen = Counter[str]()
