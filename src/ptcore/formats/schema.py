@@ -80,6 +80,21 @@ RIGHT_ROLES = (
 EXTRA_RIGHTS = (Role.USER_EXECUTE, Role.USER_WRITE)
 
 
+def output_mask(word: Word) -> int:
+    """Return the output address bits that items of `word` can hold."""
+    outputs = (bits for bits in word if bits.role is Role.OUTPUT)
+    return sum(((1 << bits.width) - 1) << bits.target for bits in outputs)
+
+
+def address_bits(word: Word | None, address: int) -> int:
+    """Return the bits of `address` where an item of `word` holds them; bits that it lacks are dropped."""
+    found = 0
+    for bits in word or ():
+        if bits.role is Role.OUTPUT:
+            found |= (address >> bits.target << bits.low) & bits.mask
+    return found
+
+
 def require(condition: bool, rule: str) -> None:
     """Raise FormatError with `rule` unless `condition` holds: for the parameters of a format."""
     if not condition:

@@ -14,6 +14,7 @@ cdef class PageTable:
     cdef readonly PhysicalMemory memory
     cdef readonly object format
     cdef readonly uint64_t encryption_mask
+    cdef readonly bint encryption_bit
     cdef readonly object physical_bits
     cdef readonly bint check_reserved
     cdef bint owns_root

@@ -34,6 +34,7 @@ class PageTable:
         physical_bits: int | None = None,
         check_reserved: bool = True,
         encryption_mask: int = 0,
+        encryption_bit: bool = True,
         check_canonical: bool = True,
         tag_bits: int = 0,
     ) -> None:
@@ -44,7 +45,9 @@ class PageTable:
         bits beyond it are reserved (Intel SDM vol. 3A, "4-Level Paging and 5-Level Paging":
         MAXPHYADDR). `check_reserved=False` ignores reserved bits, as some hypervisors' shadow
         tables need. `encryption_mask`: address bits that are no part of the address but mark a page
-        as encrypted (AMD APM vol. 2, "Secure Memory Encryption"); set in all that this table maps.
+        as encrypted (AMD APM vol. 2, "Secure Memory Encryption"), or as shared (Intel TDX module
+        specification, "Shared Bit"). `encryption_bit`: whether new items get these bits, unless `map`
+        says otherwise: True suits the C-bit of SME and SEV, False the shared bit of TDX.
         `check_canonical=False` translates whatever the index bits say. `tag_bits`: how many top bits
         of an input address are ignored (Arm's top-byte ignore: 8).
 
@@ -78,6 +81,10 @@ class PageTable:
     @property
     def encryption_mask(self) -> int:
         """Address bits that mark a page as encrypted."""
+
+    @property
+    def encryption_bit(self) -> bool:
+        """Whether new items get the bits of `encryption_mask` unless told otherwise."""
 
     @property
     def specialised(self) -> bool:
@@ -139,13 +146,15 @@ class PageTable:
         software: int = 0,
         *,
         page_size: int | str | None = None,
+        encryption_bit: bool | None = None,
     ) -> Owed:
         """Map `length` bytes from `va` on to those from `pa` on.
 
         With `page_size=None` each part gets the largest page that its alignment and the tables
         already there allow; a given size is used throughout, and may replace tables that hold
         nothing. `memory_type`: a name of the format or its number (None: 0, the format's
-        first). The Owed holds tables only if empty ones were replaced; a map of empty items
+        first). `encryption_bit`: whether the leaves get the bits of `encryption_mask` (None: as the
+        table was made); split, collapse and protect keep them. The Owed holds tables only if empty ones were replaced; a map of empty items
         otherwise owes nothing.
 
         Raises Misaligned (va, pa or length no multiple of the page size), NotCanonical, OutOfRange

@@ -76,7 +76,7 @@ from ptcore.errors import (
 from ptcore.formats import access as access_rules
 from ptcore.formats import encode
 from ptcore.formats.lower import lower
-from ptcore.formats.schema import RIGHT_ROLES, AddressRule, Format, Role, role_mask
+from ptcore.formats.schema import AddressRule, Format, RIGHT_ROLES, Role, address_bits, output_mask, role_mask
 from ptcore.table import path as paths
 from ptcore.table.owed import Owed
 from ptcore.table.rows import Stats
@@ -116,6 +116,7 @@ cdef class PageTable:
         physical_bits=None,
         check_reserved=True,
         encryption_mask=0,
+        encryption_bit=True,
         check_canonical=True,
         tag_bits=0,
     ):
@@ -135,6 +136,7 @@ cdef class PageTable:
         self.tag_bits = tag_bits
         self.space.rules.tag_bits = tag_bits
         self.check_reserved = check_reserved
+        self.encryption_bit = encryption_bit
         self._set_widths(physical_bits, encryption_mask)
         self._set_needs()
         self.leaf_items = {}
@@ -148,7 +150,7 @@ cdef class PageTable:
                 f"physical_bits is {self.format.granule_lg2} to {widest} for {self.format.name}, not {bits}"
             )
         cdef object encryption = as_address(encryption_mask)  # ~ of a C integer would have 64 bits
-        outputs = [_output_mask(word) for level in self.format.levels for _, word in level.words()]
+        outputs = [output_mask(word) for level in self.format.levels for _, word in level.words()]
         if any(encryption & ~mask for mask in outputs):
             raise FormatError(
                 f"encryption_mask {encryption:#x} is not an address bit of every item of {self.format.name}"
@@ -451,7 +453,9 @@ cdef class PageTable:
         edit.frames = self.memory.frames
         edit.rights = 0
         for n in range(1, self.own_format.top + 1):
-            edit.table_item[n] = encode.table_bits(self.format, n) | self.encryption_mask
+            edit.table_item[n] = encode.table_bits(self.format, n)
+            if self.encryption_bit:
+                edit.table_item[n] |= address_bits(self.format.levels[n].table, self.encryption_mask)
         edit.dry = True
         return edit
 
@@ -586,6 +590,7 @@ cdef class PageTable:
         software=0,
         *,
         page_size=None,
+        encryption_bit=None,
     ):
         cdef Edit edit = self.new_edit()
         cdef int n, shape
@@ -607,9 +612,10 @@ cdef class PageTable:
             )
         wanted = encode.Attributes(access, user, global_, memory_type, pkey, software)
         only = None if page_size is None else size
-        items = self.leaf_items.get((wanted, only))
+        marked = self.encryption_bit if encryption_bit is None else bool(encryption_bit)
+        items = self.leaf_items.get((wanted, only, marked))
         if items is None:
-            items = self._leaf_items(wanted, only)
+            items = self._leaf_items(wanted, only, marked)
         for n, shape, item in items:
             edit.set_[n][shape] = item
         edit.rights = encode.wanted_rights(self.format, access, user)[1]
@@ -621,15 +627,18 @@ cdef class PageTable:
         cdef uint64_t lowest = mask & (~mask + 1)
         return mask != 0 and ((first & mask) != 0 or (first ^ last) >= lowest)
 
-    def _leaf_items(self, wanted, only):
+    def _leaf_items(self, wanted, only, marked):
         """(level, shape, item without its address) of each size of page, or of one."""
         items = []
         for size, (n, shape) in self.format.page_shapes.items():
             if only is not None and size != only:
                 continue
-            item = encode.leaf_change(self.format, n, wanted, shape)[1] | self.encryption_mask
+            item = encode.leaf_change(self.format, n, wanted, shape)[1]
+            if marked:
+                word = self.format.levels[n].leaves[shape - 1].word
+                item |= address_bits(word, self.encryption_mask)
             items.append((n, shape, item | encode.new_marks(self.format, n, shape)))
-        self.leaf_items[wanted, only] = items
+        self.leaf_items[wanted, only, marked] = items
         return items
 
     def _set_page_size(self, Edit edit, size):
@@ -701,22 +710,9 @@ def _check_out(name, array, dtype, shape):
         raise TypeError(f"out: {name} is contiguous and writable")
 
 
-def _output_mask(word):
-    """The output address bits that items of `word` can hold."""
-    outputs = (bits for bits in word if bits.role is Role.OUTPUT)
-    return sum(((1 << bits.width) - 1) << bits.target for bits in outputs)
-
-
 def _bits_beyond(word, physical_bits, encryption):
     """The item bits of `word` that give output bits at or above `physical_bits`, but for encryption."""
-    mask = 0
-    for bits in word or ():
-        if bits.role is Role.OUTPUT:
-            for n in range(bits.width):
-                to = bits.target + n
-                if to >= physical_bits and not encryption >> to & 1:
-                    mask |= 1 << (bits.low + n)
-    return mask
+    return address_bits(word, PT_ALL_ONES >> physical_bits << physical_bits & ~encryption)
 
 
 def _table_limit(fmt, physical_bits, encryption):

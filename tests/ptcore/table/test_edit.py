@@ -719,3 +719,29 @@ def test_map_then_unmap_is_nothing(va: int, pa: int, pages: int, shift: int) -> 
     assert contents(table)[: 4096 * 2] == before
     assert used(table) == 1
     assert len(table.mappings()) == 0
+
+
+def test_a_shared_bit_is_set_where_it_is_asked_for_and_only_there() -> None:
+    shared = (
+        1 << 51
+    )  # as Intel TDX has it: the private half of the guest's addresses has the bit clear
+    table = new(encryption_mask=shared, encryption_bit=False, physical_bits=52)
+    table.map(0, 2 * M, "2M")
+    table.map(2 * M, 4 * M, "2M", encryption_bit=True)
+    table.map(4 * M, 6 * M, "4K", encryption_bit=True)
+    assert [bool(step.entry & shared) for step in table.walk(0).path] == [False] * 3
+    assert [bool(step.entry & shared) for step in table.walk(2 * M).path] == [False, False, True]
+    assert table.translate(2 * M + 5) == 4 * M + 5
+    table.split(2 * M, "2M")
+    assert table.walk(2 * M + 4096).path[-1].entry & shared
+    assert not table.walk(2 * M + 4096).path[-2].entry & shared
+    assert table.mappings()["flags"].tolist() == [0, 2]
+
+
+def test_an_encryption_bit_lies_where_the_format_keeps_that_bit_of_the_address() -> None:
+    bit = 1 << 40
+    table = PageTable("sv39", PhysicalMemory("1M"), encryption_mask=bit)
+    table.map(0, 0x5000, "4K")
+    assert all(step.entry & bit >> 2 for step in table.walk(0).path)
+    assert table.translate(0x123) == 0x5123
+    assert table.mappings()["flags"].tolist() == [2]
