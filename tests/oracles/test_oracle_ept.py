@@ -54,6 +54,8 @@ def test_ept_presence_is_any_of_bits_2_0_and_with_mbec_also_bit_10() -> None:
     assert ept_walk({0x3018: 0xFFF0_0000_0000_4BF8}).outcome == "not_present"
     user_only = {0x4020: 0xABCD_E430}
     assert ept_walk(user_only).outcome == "not_present"
+    assert ept_walk(user_only, execute_only=False).outcome == "not_present"
+    assert ept_walk({0x4020: 0xABCD_E031}).outcome == "ok"
     assert ept_walk(user_only, mbec=True).outcome == "ok"
     no_execute_only = ept_walk(user_only, mbec=True, execute_only=False)
     assert no_execute_only.rules == (ept.RULE_EXECUTE_ONLY,)
@@ -76,6 +78,7 @@ def test_ept_presence_is_any_of_bits_2_0_and_with_mbec_also_bit_10() -> None:
         (0x1008, 0x200F, {}, ept.RULE_LOW_BITS),
         (0x2010, 0x3047, {}, ept.RULE_LOW_BITS),
         (0x3018, 0x4037, {}, ept.RULE_LOW_BITS),
+        (0x3018, 0x400F, {}, ept.RULE_LOW_BITS),
         (0x2010, 0x1_4000_00B7, {"page1g": False}, ept.RULE_PAGE_SIZE),
         (0x3018, 0x1_4020_00B7, {"page2m": False}, ept.RULE_PAGE_SIZE),
         (0x2010, 0x1_6000_00B7, {}, ept.RULE_PAGE_BITS),
