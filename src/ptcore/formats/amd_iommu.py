@@ -16,6 +16,7 @@ from ptcore.formats.schema import (
     AddressRule,
     Bits,
     Citation,
+    Denial,
     Format,
     Level,
     Match,
@@ -33,7 +34,12 @@ CITATIONS = (
 MEMORY_TYPES = ("default", "FC", "U", "U+FC")
 NAMES = ("level 1", "level 2", "level 3", "level 4", "level 5", "level 6")
 SIZED = 7  # NextLevel of a leaf whose address bits tell its size
-HIGHEST_LEAF = 3  # a leaf of level 5 or 6 would be larger than what the output address leaves
+HIGHEST_LEAF = 4  # "Page Table Level Parameters": level 6 has no pages
+ADDRESS_BITS = 52
+_LEAF_ONLY = (
+    Bits(60, 60, "FC", Role.MEMORY_TYPE, to=0),
+    Bits(59, 59, "U", Role.MEMORY_TYPE, to=1),
+)
 
 
 def _ends(next_level: int, address: Word) -> Word:
@@ -42,8 +48,7 @@ def _ends(next_level: int, address: Word) -> Word:
         Bits(63, 63, "ignored", Role.IGNORED),
         Bits(62, 62, "IW", Role.WRITE),
         Bits(61, 61, "IR", Role.READ),
-        Bits(60, 60, "FC", Role.MEMORY_TYPE if leaf else Role.IGNORED, to=0),
-        Bits(59, 59, "U", Role.MEMORY_TYPE if leaf else Role.IGNORED, to=1),
+        *(_LEAF_ONLY if leaf else (Bits(60, 59, "reserved", Role.RESERVED),)),
         Bits(58, 52, "reserved", Role.RESERVED),
         *address,
         Bits(11, 9, "NextLevel", Role.KIND, value=next_level),
@@ -60,34 +65,36 @@ def _table(next_level: int) -> Word:
 
 
 def _plain(shift: int) -> Word:
-    # Below the size of the page the address bits of a leaf with NextLevel 0 must be 0.
-    below = (Bits(shift - 1, 12, "reserved", Role.RESERVED),) if shift > 12 else ()
+    # Linux drivers/iommu/generic_pt/fmt/amdv1.h, amdv1pt_item_oa(): with NextLevel 0 the address bits
+    # below the size of the page are no part of the address.
+    below = (Bits(shift - 1, 12, "ignored", Role.IGNORED),) if shift > 12 else ()
     return _ends(0, (Bits(51, shift, "address", Role.OUTPUT), *below))
 
 
 def _sized(size_lg2: int) -> Word:
     """Return a leaf of any size from 8 KiB up: a 0 below its address, and ones below that."""
     ones = size_lg2 - 13
-    size: Word = (Bits(size_lg2 - 1, size_lg2 - 1, "size (0)", Role.KIND, value=0),)
-    size += (Bits(size_lg2 - 2, 12, "size (1)", Role.KIND, value=(1 << ones) - 1),) if ones else ()
-    return _ends(SIZED, (Bits(51, size_lg2, "address", Role.OUTPUT), *size))
+    address: Word = ()
+    address += (Bits(51, size_lg2, "address", Role.OUTPUT),) if size_lg2 < ADDRESS_BITS else ()
+    address += (Bits(size_lg2 - 1, size_lg2 - 1, "size (0)", Role.KIND, value=0),)
+    ones_field = Bits(size_lg2 - 2, 12, "size (1)", Role.KIND, value=(1 << ones) - 1)
+    return _ends(SIZED, address + ((ones_field,) if ones else ()))
 
 
 def _level(n: int, bits: int, hole_512g: bool) -> Level:
     shift = 12 + 9 * n
     leaves = n <= HIGHEST_LEAF
-    hole = n == HIGHEST_LEAF and hole_512g
-    most = min(bits - 1, 8)
+    hole = n == 3 and hole_512g
+    # An entry of 2**53 bytes and more would leave no bit that says its size.
+    most = min(bits - 1, 8, ADDRESS_BITS - shift)
     return Level(
         NAMES[n],
         shift=shift,
         bits=bits,
         table=_table(n) if n else None,
         leaf=_plain(shift) if leaves and not hole else None,
-        shapes=tuple(
-            Shape(_sized(shift + k), items_lg2=k, copies=True, mappable=k > 0)
-            for k in range(0 if n and not hole else 1, most + 1)
-        )
+        # An encoded size is larger than the level's own.
+        shapes=tuple(Shape(_sized(shift + k), items_lg2=k, copies=True) for k in range(1, most + 1))
         if leaves
         else (),
         skips=tuple((m - 1, _table(m)) for m in range(1, n)),
@@ -113,6 +120,8 @@ def amd_iommu_v1(*, levels: int = 4, hole_512g: bool = True) -> Format:
         physical_bits=52,
         memory_types=MEMORY_TYPES,
         parameters={"levels": levels, "hole_512g": hole_512g},
+        # No bit is about execution: a fetch is a read.
+        denials=(Denial("x", user=None, lacking="r"),),
     )
 
 

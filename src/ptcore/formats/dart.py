@@ -13,6 +13,7 @@ from ptcore.formats.schema import (
     AddressRule,
     Bits,
     Citation,
+    Denial,
     Format,
     Level,
     Match,
@@ -80,6 +81,8 @@ def _format(
         physical_bits=36 if name == "dart_v1" else 42,
         memory_types=("default",) if name == "dart_v1" else ("cached", "no cache"),
         parameters={"granule": granule, "levels": levels},
+        # No bit is about execution: a fetch is a read.
+        denials=(Denial("x", user=None, lacking="r"),),
     )
 
 
@@ -100,11 +103,15 @@ def dart_v1(*, granule: str = "16K", levels: int = 2) -> Format:
 
 
 def dart_v2(*, granule: str = "16K", levels: int = 2) -> Format:
-    """Return DART version 2 (t6000 and later): 42-bit output addresses, stored shifted right by 4."""
-    shift = GRANULES.get(granule, 14)
-    low = shift - 4
-    below = (Bits(low - 1, 8, "ignored", Role.IGNORED),) if low > 8 else ()
-    address = (Bits(37, low, "address", Role.OUTPUT, to=shift), *below)
+    """Return DART version 2 (t6000 and later): 42-bit output addresses, stored shifted right by 4.
+
+    APPLE_DART2_PADDR_MASK is bits 37:10, address bits 41:14: pages of 4K could not be told apart.
+    """
+    require(granule == "16K", "dart_v2 holds address bits 41:14, so its granule is 16K")
+    address = (
+        Bits(37, 10, "address", Role.OUTPUT, to=14),
+        Bits(9, 8, "ignored", Role.IGNORED),
+    )
     table = (
         Bits(63, 38, "ignored", Role.IGNORED),
         *address,
@@ -130,5 +137,4 @@ TEST_CONFIGURATIONS: tuple[tuple[str, dict[str, object]], ...] = (
     ("dart_v1", {"granule": "4K", "levels": 3}),
     ("dart_v2", {}),
     ("dart_v2", {"levels": 3}),
-    ("dart_v2", {"granule": "4K"}),
 )

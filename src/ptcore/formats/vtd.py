@@ -12,6 +12,7 @@ from ptcore.formats.schema import (
     AddressRule,
     Bits,
     Citation,
+    Denial,
     Format,
     Level,
     Match,
@@ -34,7 +35,9 @@ _RIGHTS = (
 
 def _table(bit_7: Bits, ad: bool) -> Word:
     return (
-        Bits(63, 52, "ignored", Role.IGNORED),
+        Bits(63, 63, "ignored", Role.IGNORED),
+        Bits(62, 62, "reserved", Role.RESERVED),
+        Bits(61, 52, "ignored", Role.IGNORED),
         Bits(51, 12, "address", Role.OUTPUT),
         Bits(11, 11, "reserved", Role.RESERVED),
         Bits(10, 9, "ignored", Role.IGNORED),
@@ -101,6 +104,8 @@ def vtd_ss(levels: int, *, ad: bool = False, pages_1g: bool = True) -> Format:
         physical_bits=52,
         memory_types=MEMORY_TYPES,
         parameters={"ad": ad, "pages_1g": pages_1g},
+        # "Access Rights": X is ignored here, a request to execute is a read.
+        denials=(Denial("x", user=None, lacking="r"),),
     )
 
 

@@ -154,8 +154,8 @@ class PageTable:
         already there allow; a given size is used throughout, and may replace tables that hold
         nothing. `memory_type`: a name of the format or its number (None: 0, the format's
         first). `encryption_bit`: whether the leaves get the bits of `encryption_mask` (None: as the
-        table was made); split, collapse and protect keep them. The Owed holds tables only if empty ones were replaced; a map of empty items
-        otherwise owes nothing.
+        table was made); split, collapse and protect keep them. The Owed holds tables only if empty
+        ones were replaced; a map of empty items otherwise owes nothing.
 
         Raises Misaligned (va, pa or length no multiple of the page size), NotCanonical, OutOfRange
         (length 0, or pa beyond `physical_bits` or inside the encryption bits), FormatError (what

@@ -99,7 +99,8 @@ def output_addresses(fmt: Format, page_size: int, physical_bits: int) -> st.Sear
     """Return a strategy of addresses that a page of `page_size` may begin at, near 0 and the limit."""
     level, shape = fmt.shape_of(page_size)
     word = fmt.levels[level].leaves[shape - 1].word
-    held = max(bits.target + bits.width for bits in word if bits.role is Role.OUTPUT)
+    # The largest page of all has no address bits of its own: it begins at 0.
+    held = max((bits.target + bits.width for bits in word if bits.role is Role.OUTPUT), default=0)
     last = (1 << min(physical_bits, held)) - page_size * (MOST_PAGES + PAGES_AROUND_A_CORNER)
     most = max(0, last // page_size)
     few = min(most, 2 * MOST_PAGES)
