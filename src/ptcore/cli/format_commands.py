@@ -55,9 +55,10 @@ def list_formats(json_: bool) -> None:
             }
         )
     if json_:
-        show.as_json({"formats": rows})
+        show.as_json({"formats": rows, "presets": formats.presets()})
     else:
         show.table("Formats", list(rows[0]), [list(row.values()) for row in rows])
+        click.echo("\npresets, to read as other tools do: " + ", ".join(formats.presets()))
 
 
 def draw_format(fmt: Format, json_: bool) -> None:

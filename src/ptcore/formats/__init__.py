@@ -2,7 +2,7 @@
 
 One file per family in this folder; each lists its formats in `FORMATS` (functions of parameters that
 return a Format) and what the conformance suite runs in `TEST_CONFIGURATIONS`. The files are found,
-not registered: adding a family adds one file.
+not registered: adding a family adds one file. A family may have `PRESETS`: how other tools read it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from difflib import get_close_matches
+from typing import Any
 
 from ptcore.errors import FormatError
 from ptcore.formats.schema import (
@@ -30,6 +31,9 @@ from ptcore.formats.schema import (
     Waiver,
     Word,
 )
+
+Preset = tuple[str, dict[str, object], dict[str, object]]
+"""The name of a format, its parameters, and options of PageTable."""
 
 _ROOMS = (
     "schema",
@@ -74,6 +78,32 @@ def get(name: str, **parameters: object) -> Format:
         raise FormatError(f"{name}: {error}") from None
 
 
+def _presets() -> dict[str, Preset]:
+    found: dict[str, Preset] = {}
+    for family in _families():
+        found |= getattr(importlib.import_module(f"{__name__}.{family}"), "PRESETS", {})
+    return found
+
+
+def presets() -> tuple[str, ...]:
+    """Return the names of the presets: how other tools read tables."""
+    return tuple(_presets())
+
+
+def preset(name: str) -> tuple[Format, dict[str, Any]]:
+    """Return a format and the options of `PageTable` with which tables are read as another tool does.
+
+    `PageTable(format, memory, root, **options)`. Raises FormatError for an unknown name, with the
+    nearest ones.
+    """
+    known = _presets()
+    if name not in known:
+        near = get_close_matches(str(name), known, n=3, cutoff=0.3) or list(known)
+        raise FormatError(f"no preset is called {name!r}; nearest: {', '.join(near)}")
+    form, parameters, options = known[name]
+    return get(form, **parameters), dict(options)
+
+
 def configurations() -> tuple[tuple[str, dict[str, object]], ...]:
     """Return (name, parameters) of every configuration that each family asks to be tested with."""
     return tuple(
@@ -102,4 +132,6 @@ __all__ = [
     "configurations",
     "get",
     "names",
+    "preset",
+    "presets",
 ]

@@ -267,7 +267,7 @@ def x86_64(
         denials=_denials(smep, smap),
         waivers=() if wp else (Waiver("w", user=False),),
         key_rules=keys,
-        unknown_is=Status.NOT_PRESENT if presence == "windows" else Status.RESERVED_BITS,
+        unknown_is=Status.RESERVED_BITS if presence == "hardware" else Status.NOT_PRESENT,
         error_code=_error_code(nx, smep, pkru is not None or pkrs is not None),
         table_access="wu" if nested else "r",
         compiled=True,
@@ -366,7 +366,7 @@ def x86_pae(
         levels=(
             _level("PT", 12, 9, None, _pae_word(small), presence),
             _level("PD", 21, 9, pointer, _pae_word(_large_leaf(no_execute, 21)), presence),
-            Level("PDPT", shift=30, bits=2, table=top),
+            _level("PDPT", 30, 2, top, None, presence),
         ),
         empty=_EMPTY[presence],
         input_bits=32,
@@ -378,7 +378,7 @@ def x86_pae(
         parameters={"nx": nx, "presence": presence},
         denials=_denials(smep, smap),
         waivers=() if wp else (Waiver("w", user=False),),
-        unknown_is=Status.NOT_PRESENT if presence == "windows" else Status.RESERVED_BITS,
+        unknown_is=Status.RESERVED_BITS if presence == "hardware" else Status.NOT_PRESENT,
         error_code=_error_code(nx, smep, keys=False),
     )
 
@@ -461,6 +461,23 @@ def x86_32(
         error_code=_error_code(nx=False, smep=smep, keys=False),
     )
 
+
+# volatility3 2.28, framework/layers/intel.py: presence alone decides, reserved bits and addresses beyond the
+# layer's _maxphyaddr are ignored. Its layers also call a table invalid whose items are all equal, and keep
+# the bits below a large page's address (inverted ones too, where Linux made the page PROT_NONE): not copied.
+_READ_AS_IT_IS: dict[str, object] = {"check_reserved": False}
+PRESETS: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
+    f"volatility3.{layer}": (name, parameters, _READ_AS_IT_IS | {"physical_bits": physical_bits})
+    for layer, name, parameters, physical_bits in (
+        ("Intel", "x86_32", {"pse36": False}, 32),
+        ("IntelPAE", "x86_pae", {}, 40),
+        ("Intel32e", "x86_64_4level", {}, 52),
+        ("LinuxIntelPAE", "x86_pae", {"presence": "linux"}, 40),
+        ("LinuxIntel32e", "x86_64_4level", {"presence": "linux"}, 46),
+        ("WindowsIntelPAE", "x86_pae", {"presence": "windows"}, 40),
+        ("WindowsIntel32e", "x86_64_4level", {"presence": "windows"}, 45),
+    )
+}
 
 FORMATS = (x86_32, x86_pae, x86_64_4level, x86_64_5level)
 TEST_CONFIGURATIONS: tuple[tuple[str, dict[str, object]], ...] = (
