@@ -14,6 +14,8 @@ TABLES_PER_LEVEL = 2
 # Descriptor types, bits 1:0.
 INVALID, BLOCK, TABLE_OR_PAGE = (0b00, 0b10), 0b01, 0b11
 ADDRESS_BITS = 48
+# Where bits 51:48 of an address are, with FEAT_LPA and with FEAT_LPA2.
+HIGH_ADDRESS_BITS = {"": 0, "lpa": 0xF << 12, "lpa2": 0b11 << 48 | 0b11 << 8}
 # "Block descriptor" levels, counted from the last level, with 48-bit addresses.
 BLOCK_LEVELS = {"4K": (1, 2), "16K": (1,), "64K": (1,)}
 AF = 1 << 10
@@ -52,11 +54,13 @@ def random_image(
     outputs: tuple[int, ...] = (),
     wild: float = 0.15,
     blocks_anywhere: bool = False,
+    wide: str = "",
 ) -> Image:
     """Return tables of `levels` levels (None: as many as the input needs), the root first.
 
     `outputs`: page addresses that leaves of the last level point to (none: any); `wild`: the share of
-    descriptors that are invalid or have no Access flag; `blocks_anywhere`: also where no level can have any.
+    descriptors that are invalid or have no Access flag; `blocks_anywhere`: also where no level can have any;
+    `wide`: "lpa" or "lpa2", where other bits are address bits too.
     """
     page = GRANULE_LG2[granule]
     count = levels or levels_of(granule, input_bits)
@@ -73,7 +77,9 @@ def random_image(
             for index in indices[level]:
                 below = base + (first[level - 1] + rng.randrange(2) << page) if level else None
                 block = blocks_anywhere or level in (0, *BLOCK_LEVELS[granule])
-                value = _descriptor(rng, below, page + level * (page - 3), outputs, wild, block)
+                value = _descriptor(
+                    rng, below, page + level * (page - 3), outputs, wild, block, wide
+                )
                 data[start + 8 * index : start + 8 * index + 8] = value.to_bytes(8, "little")
     root = base + (first[count - 1] << page)
     addresses = tuple(_address(rng, page, indices, input_bits) for _ in range(120))
@@ -103,6 +109,7 @@ def _descriptor(
     outputs: tuple[int, ...],
     wild: float,
     block: bool,
+    wide: str = "",
 ) -> int:
     attributes = rng.getrandbits(64) & ~((1 << ADDRESS_BITS) - 1 & ~0xFFF) & ~0b11 | AF
     # Bits 50:48 are RES0: an MMU with wider addresses would read them as address.
@@ -116,6 +123,9 @@ def _descriptor(
     )[0]
     anywhere = rng.getrandbits(ADDRESS_BITS) >> shift << shift
     address = rng.choice(outputs) if outputs and below is None else anywhere
+    high = HIGH_ADDRESS_BITS[wide]
+    attributes = attributes & ~high | rng.getrandbits(64) & high
     if below is not None and kind == TABLE_OR_PAGE:
         address = below
+        attributes &= ~high if rng.random() < 0.97 else -1  # the tables lie low
     return attributes | address | kind

@@ -4,8 +4,8 @@ Arm Architecture Reference Manual ARMv7-A and ARMv7-R edition (DDI 0406), chapte
 Architecture (VMSA)": "Short-descriptor translation table format", "Long-descriptor translation table format",
 "Access permissions", "Execute-never restrictions on instruction fetching"; the same in DDI 0487, part G.
 
-Short descriptors: large pages and supersections stand in 16 equal items. Rights are those of a Client domain
-with SCTLR.AFE = 0; the domain itself is not looked at.
+Short descriptors: large pages and supersections stand in 16 equal items. Rights are those of a Client domain;
+the domain itself is not looked at.
 """
 
 from __future__ import annotations
@@ -38,9 +38,18 @@ LONG_CITATIONS = (
 
 # "VMSAv7 AP[2:1] and AP[2:0] access permissions model": PL1 and user; 100 is reserved and grants nothing.
 AP = Lookup(("AP[2]", "AP[1:0]"), "rwuW", ("", "rw", "rwu", "rwuW", "", "r", "ru", "ru"))
+# With SCTLR.AFE = 1, "VMSAv7 AP[2:1] access permissions model"; AP[0] is then the Access flag.
+AP_AFE = Lookup(("AP[2]", "AP[1]"), "rwuW", ("rw", "rwuW", "r", "ru"))
 XN = Lookup(("XN",), "xX", ("xX", ""))
 # "Execute-never restrictions": an instruction can only be fetched from what can be read.
 FETCH_NEEDS_READ = (Denial("x", user=True, lacking="u"), Denial("x", user=False, lacking="r"))
+
+
+def _never_written(wxn: bool, uwxn: bool) -> tuple[Denial, ...]:
+    # "Execute-never restrictions": with WXN what can be written is not executed; with UWXN PL1 does not
+    # execute what PL0 can write.
+    both = (Denial("x", user=False, having="w"), Denial("x", user=True, having="uw"))
+    return (both if wxn else ()) + ((Denial("x", user=False, having="uw"),) if uwxn else ())
 
 
 def _texcb(tex_low: int, c: int = 3) -> tuple[Bits, Bits, Bits]:
@@ -51,7 +60,19 @@ def _texcb(tex_low: int, c: int = 3) -> tuple[Bits, Bits, Bits]:
     )
 
 
-def _small_page() -> Word:
+def _ap10(low: int, afe: bool) -> Word:
+    """Return AP[1:0], whose lower bit is at `low`."""
+    return (
+        (
+            Bits(low + 1, low + 1, "AP[1]", Role.RIGHTS),
+            Bits(low, low, "AP[0] (Access flag)", Role.ACCESSED),
+        )
+        if afe
+        else (Bits(low + 1, low, "AP[1:0]", Role.RIGHTS),)
+    )
+
+
+def _small_page(afe: bool) -> Word:
     tex, c, b = _texcb(6)
     return (
         Bits(31, 12, "address", Role.OUTPUT),
@@ -59,7 +80,7 @@ def _small_page() -> Word:
         Bits(10, 10, "S", Role.SOFTWARE),
         Bits(9, 9, "AP[2]", Role.RIGHTS),
         tex,
-        Bits(5, 4, "AP[1:0]", Role.RIGHTS),
+        *_ap10(4, afe),
         c,
         b,
         Bits(1, 1, "small", Role.KIND),
@@ -67,7 +88,7 @@ def _small_page() -> Word:
     )
 
 
-def _large_page() -> Word:
+def _large_page(afe: bool) -> Word:
     tex, c, b = _texcb(12)
     return (
         Bits(31, 16, "address", Role.OUTPUT),
@@ -77,14 +98,14 @@ def _large_page() -> Word:
         Bits(10, 10, "S", Role.SOFTWARE),
         Bits(9, 9, "AP[2]", Role.RIGHTS),
         Bits(8, 6, "SBZ", Role.IGNORED),
-        Bits(5, 4, "AP[1:0]", Role.RIGHTS),
+        *_ap10(4, afe),
         c,
         b,
         Bits(1, 0, "large", Role.KIND, value=0b01),
     )
 
 
-def _section(address: Word, domain: Bits, super_: int) -> Word:
+def _section(address: Word, domain: Bits, super_: int, afe: bool, pxn: bool) -> Word:
     tex, c, b = _texcb(12)
     return (
         *address,
@@ -94,21 +115,24 @@ def _section(address: Word, domain: Bits, super_: int) -> Word:
         Bits(16, 16, "S", Role.SOFTWARE),
         Bits(15, 15, "AP[2]", Role.RIGHTS),
         tex,
-        Bits(11, 10, "AP[1:0]", Role.RIGHTS),
+        *_ap10(10, afe),
         Bits(9, 9, "implementation defined", Role.IGNORED),
         domain,
         Bits(4, 4, "XN", Role.RIGHTS),
         c,
         b,
         Bits(1, 1, "section", Role.KIND),
-        Bits(0, 0, "PXN", Role.EXECUTE, value=0),
+        Bits(0, 0, "PXN", Role.EXECUTE, value=0)
+        if pxn
+        else Bits(0, 0, "reserved", Role.KIND, value=0),
     )
 
 
-def arm_short(*, n: int = 0) -> Format:
+def arm_short(*, n: int = 0, afe: bool = False, pxn: bool = True, extended: bool = True) -> Format:
     """Return short descriptors: 1M sections and 4K pages, 16M supersections and 64K large pages.
 
-    `n`: TTBCR.N: TTBR0 then translates the lowest 2**(32 - n) bytes only, with a smaller root.
+    `n`: TTBCR.N: TTBR0 then translates the lowest 2**(32 - n) bytes only, with a smaller root. `afe`:
+    SCTLR.AFE; `pxn`, `extended`: whether the CPU has PXN and addresses of 40 bits in supersections.
     """
     require(0 <= n <= 7, f"TTBCR.N is 0 to 7, not {n}")
     pointer = (
@@ -117,20 +141,26 @@ def arm_short(*, n: int = 0) -> Format:
         Bits(8, 5, "Domain", Role.IGNORED),
         Bits(4, 4, "SBZ", Role.IGNORED),
         Bits(3, 3, "NS", Role.IGNORED),
-        Bits(2, 2, "PXN", Role.EXECUTE, value=0),
+        Bits(2, 2, "PXN", Role.EXECUTE, value=0) if pxn else Bits(2, 2, "SBZ", Role.IGNORED),
         Bits(1, 0, "page table", Role.KIND, value=0b01),
     )
     section = _section(
-        (Bits(31, 20, "address", Role.OUTPUT),), Bits(8, 5, "Domain", Role.IGNORED), 0
+        (Bits(31, 20, "address", Role.OUTPUT),), Bits(8, 5, "Domain", Role.IGNORED), 0, afe, pxn
     )
     # "the extended base address": PA[35:32] and PA[39:36].
     supersection = _section(
         (
             Bits(31, 24, "address", Role.OUTPUT),
-            Bits(23, 20, "address[35:32]", Role.OUTPUT, to=32),
+            Bits(23, 20, "address[35:32]", Role.OUTPUT, to=32)
+            if extended
+            else Bits(23, 20, "SBZ", Role.IGNORED),
         ),
-        Bits(8, 5, "address[39:36]", Role.OUTPUT, to=36),
+        Bits(8, 5, "address[39:36]", Role.OUTPUT, to=36)
+        if extended
+        else Bits(8, 5, "Domain", Role.IGNORED),
         1,
+        afe,
+        pxn,
     )
     return Format(
         name="arm_short",
@@ -141,8 +171,8 @@ def arm_short(*, n: int = 0) -> Format:
                 "L2",
                 shift=12,
                 bits=8,
-                leaf=_small_page(),
-                shapes=(Shape(_large_page(), items_lg2=4, copies=True),),
+                leaf=_small_page(afe),
+                shapes=(Shape(_large_page(afe), items_lg2=4, copies=True),),
             ),
             Level(
                 "L1",
@@ -157,23 +187,26 @@ def arm_short(*, n: int = 0) -> Format:
         input_bits=32 - n,
         address_bits=32,
         address_rule=AddressRule.ZERO_EXTENDED,
-        physical_bits=40,
+        physical_bits=40 if extended else 32,
         entry_bytes=4,
-        parameters={"n": n},
-        lookups=(AP, XN),
+        parameters={"n": n, "afe": afe, "pxn": pxn, "extended": extended},
+        lookups=(AP_AFE if afe else AP, XN),
         denials=FETCH_NEEDS_READ,
         unknown_is=Status.NOT_PRESENT,
+        accessed_required=afe,
     )
 
 
-def _long_leaf(shift: int, page: bool, contiguous: int) -> Word:
+def _long_leaf(shift: int, page: bool, contiguous: int | None) -> Word:
     below = (Bits(shift - 1, 12, "RES0", Role.IGNORED),) if shift > 12 else ()
     return (
         Bits(63, 59, "ignored", Role.IGNORED),
         Bits(58, 55, "software", Role.SOFTWARE),
         Bits(54, 54, "XN", Role.RIGHTS),
         Bits(53, 53, "PXN", Role.EXECUTE, value=0),
-        Bits(52, 52, "Contiguous", Role.KIND, value=contiguous),
+        Bits(52, 52, "Contiguous", Role.IGNORED)
+        if contiguous is None
+        else Bits(52, 52, "Contiguous", Role.KIND, value=contiguous),
         Bits(51, 40, "RES0", Role.IGNORED),
         Bits(39, shift, "address", Role.OUTPUT),
         *below,
@@ -210,15 +243,15 @@ def _long_level(n: int, bits: int) -> Level:
         shift=shift,
         bits=bits,
         table=_LONG_TABLE if n else None,
-        leaf=_long_leaf(shift, n == 0, 0),
-        shapes=(Shape(_long_leaf(shift, n == 0, 1), items_lg2=4),) if bits > 4 else (),
+        leaf=_long_leaf(shift, n == 0, 0 if bits >= 4 else None),
+        shapes=(Shape(_long_leaf(shift, n == 0, 1), items_lg2=4),) if bits >= 4 else (),
     )
 
 
-def arm_lpae(*, tsz: int = 0, upper: bool = False) -> Format:
+def arm_lpae(*, tsz: int = 0, upper: bool = False, wxn: bool = False, uwxn: bool = False) -> Format:
     """Return long descriptors, stage 1 of PL1&0: 32 - `tsz` address bits, 40-bit physical addresses.
 
-    `tsz`: TTBCR.T0SZ or T1SZ, 0 to 7; `upper`: the half of TTBR1.
+    `tsz`: TTBCR.T0SZ or T1SZ, 0 to 7; `upper`: the half of TTBR1; `wxn`, `uwxn`: SCTLR.WXN, SCTLR.UWXN.
     """
     require(0 <= tsz <= 7, f"T0SZ and T1SZ are 0 to 7, not {tsz}")
     bits = 32 - tsz
@@ -238,7 +271,7 @@ def arm_lpae(*, tsz: int = 0, upper: bool = False) -> Format:
         parameters={"tsz": tsz, "upper": upper},
         root_align=max(32, 8 << (bits - 12 - 9 * (count - 1))),
         lookups=(XN, _XN_TABLE),
-        denials=(*FETCH_NEEDS_READ, Denial("x", user=False, having="uw")),
+        denials=FETCH_NEEDS_READ + _never_written(wxn, uwxn),
         reserved_is=Status.NOT_PRESENT,
         unknown_is=Status.NOT_PRESENT,
         beyond_is=Status.ADDRESS_SIZE,
@@ -250,6 +283,7 @@ FORMATS = (arm_short, arm_lpae)
 TEST_CONFIGURATIONS: tuple[tuple[str, dict[str, object]], ...] = (
     ("arm_short", {}),
     ("arm_short", {"n": 3}),
+    ("arm_short", {"afe": True, "pxn": False, "extended": False}),
     ("arm_lpae", {}),
     ("arm_lpae", {"tsz": 3, "upper": True}),
 )

@@ -49,7 +49,7 @@ REGIMES = ("el1", "el2", "el2_0", "el3")
 """EL1&0, EL2, EL2&0, EL3: those of two privilege levels have AP[1], UXN and PXN."""
 
 # "The Contiguous bit": how many entries, as a power of two, by granule and level from L3 upwards.
-CONTIGUOUS = {"4K": (4, 4, 4, 4), "16K": (7, 5), "64K": (5, 5, 5)}
+CONTIGUOUS = {"4K": (4, 4, 4), "16K": (7, 5), "64K": (5, 5)}
 # The levels that can hold blocks: L3 (pages), L2, L1 with 4K; one more where addresses have 52 bits.
 LEAF_LEVELS = {"4K": 3, "16K": 2, "64K": 2}
 
@@ -220,7 +220,7 @@ def _level(
     shift = page_shift + n * (page_shift - 3)
     leaf_levels = LEAF_LEVELS[granule] + (wide != "")
     runs = CONTIGUOUS[granule][n] if n < len(CONTIGUOUS[granule]) else 0
-    runs = runs if runs < index_bits else 0
+    runs = runs if runs <= index_bits else 0
     make = _leaf_1 if stage == 1 else _leaf_2
     words = tuple(
         make(
@@ -274,8 +274,9 @@ def _need_levels(granule: str, input_bits: int) -> int:
 
 
 def _denials(two_levels: bool, pan: bool, wxn: bool) -> tuple[Denial, ...]:
+    # EL0 has no part in the regimes of one privilege level.
+    rules: tuple[Denial, ...] = () if two_levels else (Denial("rwx", user=True),)
     # "Instruction execution permissions": what EL0 can write EL1 does not execute.
-    rules: tuple[Denial, ...] = ()
     rules += (Denial("x", user=False, having="uw"),) if two_levels else ()
     # PSTATE.PAN: EL1 does not touch data that EL0 can.
     rules += (Denial("rw", user=False, having="u"),) if pan and two_levels else ()
