@@ -212,7 +212,8 @@ class PageTable:
 
         Translations stay what they were. Parts of a large leaf outside the span keep the largest
         size possible. The spans owed cover all of each leaf that was split. Raises as unmap does
-        (but InsideLargerLeaf), FormatError for a size the format lacks, NoFrame. Cost: O(items).
+        (but InsideLargerLeaf), FormatError for a size the format lacks or where a level on the way has
+        no page of one item (AMD IOMMU's 512G hole), NoFrame. Cost: O(items).
         """
 
     def collapse(

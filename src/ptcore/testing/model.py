@@ -273,7 +273,8 @@ class SpanModel:
         for n in range(sizes.index(leaf.size), sizes.index(page_size), -1):
             (level, _), (below, _) = shapes[sizes[n]], shapes[sizes[n - 1]]
             plain = sizes[n] == 1 << self.format.levels[level].shift
-            if level != below and not (plain and level - 1 == below):
+            steps = plain and level - 1 == below and self.format.levels[below].leaf is not None
+            if level != below and not steps:
                 raise errors.FormatError("")
         for size in sizes[sizes.index(page_size) : sizes.index(leaf.size)]:
             if not self._has_room_for(size, leaf.pa):
