@@ -109,7 +109,7 @@ def test_the_naive_oracle_and_qemu_give_the_same_address_or_both_a_fault(
             (va, arm64.walk(image.read, ROOT, va, **config))
             for va in (image.address() for _ in range(ADDRESSES))
         ]
-        mmu.load(image.entries, ROOT)
+        mmu.fill(image.entries, ROOT)
         counts.update(result.outcome for _, result in walks)
         counts.update(str(result.page_size) for _, result in walks)
         counts.update(str(result.reason) for _, result in walks)

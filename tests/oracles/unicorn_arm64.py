@@ -3,8 +3,8 @@
 The `unicorn` package of PyPI, 2.1.x, runs a stub at EL3 with the EL3 MMU off: it executes an address
 translation instruction (AT) for each address of a list and keeps PAR_EL1, which gives the output address
 or the fault status code with its level and stage (Arm ARM DDI 0487, "PAR_EL1, Physical Address Register").
-There is no AT for instruction fetches: they are asked of uc_vmem_translate, on a second CPU that
-an ERET took to EL1 or EL0.
+There is no AT for instruction fetches: they are asked of uc_vmem_translate, whose answer is an address or a
+plain "no", at EL1 or EL0.
 
 The engine resets with SCR_EL3.RW = 0 and HCR_EL2.RW = 0, by which the tables of EL1 are AArch32's whatever
 the CPU runs: they are set first ("SCR_EL3", "HCR_EL2").
@@ -14,6 +14,8 @@ Known differences from the manual, all of them facts about this QEMU (5.0):
 - FEAT_LPA, FEAT_LPA2, FEAT_HAFDBS and FEAT_XNX do not exist here; output addresses have 48 bits and are not
   held against TCR_ELx.IPS. "Address size fault": "... generated if ... the output address ... is larger
   than the implemented ... output address size".
+- Bits of a block's descriptor between the granule and the block's size, which are RES0, are part of the
+  physical address, by OR.
 - A block is taken at every level but the last. "Block descriptor and Page descriptor": with 48-bit
   addresses there are none at level 0 (4K), and none above level 2 (16K, 64K).
 - When the second stage refuses the address of a first-stage table, the code is always a Translation fault,
@@ -51,8 +53,6 @@ REGISTERS = {
     "scr_el3": (3, 6, 1, 1, 0),
     "ttbr0_el3": (3, 6, 2, 0, 0),
     "tcr_el3": (3, 6, 2, 0, 2),
-    "spsr_el3": (3, 6, 4, 0, 0),
-    "elr_el3": (3, 6, 4, 0, 1),
 }
 # "A64 System instructions for address translation".
 AT = {
@@ -73,14 +73,20 @@ AT = {
 }
 # ldr x3, [x0], #8; at ..., x3; isb; mrs x4, par_el1; str x4, [x1], #8; subs x2, x2, #1; b.ne
 STUB = (0xF840_8403, 3, 0xD503_3FDF, 0xD538_7404, 0xF800_8424, 0xF100_0442, 0x54FF_FF41)
-ERET = 0xD69F_03E0
 
-EL3H, EL1H, EL0T = 0b1101, 0b0101, 0b0000
+EL3H, EL0T = 0b1101, 0b0000
 MASKED = 0b1111 << 6
 PAN = 1 << 22
 SCR_NS, SCR_HCE, SCR_RW = 1 << 0, 1 << 8, 1 << 10
 HCR_VM, HCR_RW = 1 << 0, 1 << 31
 SCTLR_M, SCTLR_WXN = 1 << 0, 1 << 19
+
+KIB = 1024
+# "TCR_EL1": TG0 and TG1 number the granules differently.
+TG0 = {4 * KIB: 0b00, 64 * KIB: 0b01, 16 * KIB: 0b10}
+TG1 = {16 * KIB: 0b01, 4 * KIB: 0b10, 64 * KIB: 0b11}
+PS_44_BITS = 0b100
+PROTECTION = {"r": unicorn.UC_PROT_READ, "w": unicorn.UC_PROT_WRITE, "x": unicorn.UC_PROT_EXEC}
 
 CODE, INPUT, OUTPUT = 0x1000, 0x10_0000, 0x20_0000
 MOST = 0x10_0000 // 8
@@ -159,7 +165,7 @@ class Cpu:
         self._uc.mem_write(base, content)
         self._uc.ctl(unicorn.UC_CTL_TLB_FLUSH, unicorn.UC_CTL_IO_WRITE)
 
-    def translate(self, instruction: str, vas: list[int], pan: bool = False) -> list[Par]:
+    def translate_many(self, instruction: str, vas: list[int], pan: bool = False) -> list[Par]:
         """Execute AT of this kind for each address, at EL3."""
         assert len(vas) <= MOST
         words = list(STUB)
@@ -177,20 +183,68 @@ class Cpu:
         return [read_par(par, va) for par, va in zip(pars, vas, strict=True)]
 
 
-class Fetcher(Cpu):
-    """One emulated CPU that has gone to EL1 or EL0, to be asked for instruction fetches."""
+class Mmu(Cpu):
+    """One emulated CPU in one configuration, in the words of the oracle's Config: asked for single accesses.
 
-    def __init__(self, user: bool) -> None:
+    Unlike `translate_many` there is no reason of a refusal, but there are instruction fetches.
+    """
+
+    def __init__(self, base: int, size: int, **config: Any) -> None:
         super().__init__()
-        self._user = user
-        self._gone = False
+        self._config = config
+        self._base = base
+        self._empty = bytes(size)
+        self._uc.mem_map(base, size)
+        self._regions.add((base, size))
+        self._state: tuple[bool, bool, bool] | None = None
+        self._level = 1 if config.get("two_levels", True) else 2
+        self._stage_2 = config.get("stage") == 2
+        if self._stage_2:
+            self.set(hcr_el2=HCR_RW | HCR_VM, vtcr_el2=translation_control(config))
+        else:
+            self.set(**{f"tcr_el{self._level}": translation_control(config)})
 
-    def probe(self, va: int, protection: int = unicorn.UC_PROT_EXEC) -> int | None:
-        """Return the physical address of an instruction fetch from `va`, None if it is refused."""
-        if not self._gone:
-            self.set(elr_el3=0, spsr_el3=(EL0T if self._user else EL1H) | MASKED)
-            self._uc.mem_write(CODE, struct.pack("<I", ERET))
-            self._uc.emu_start(CODE, 0)
-            self._gone = True
+    def fill(self, entries: dict[int, int], root: int) -> None:
+        """Replace memory by 64-bit entries, all others zero, with the first table at `root`."""
+        self._uc.mem_write(self._base, self._empty)
+        for address, value in entries.items():
+            self._uc.mem_write(address, value.to_bytes(8, "little"))
+        half = 1 if self._config.get("upper") else 0
+        name = "vttbr_el2" if self._stage_2 else f"ttbr{half}_el{self._level}"
+        self.set(**{name: root})
+        self._state = None
+
+    def _go(self, user: bool, wxn: bool, pan: bool) -> None:
+        """Set PSTATE and SCTLR, and forget all translations."""
+        if self._state == (user, wxn, pan):
+            return
+        self._enter(EL0T if user else self._level << 2 | 1, pan)
+        # A write of a system register makes the emulator look at PSTATE again.
+        on = 0 if self._stage_2 else SCTLR_M
+        self.set(**{f"sctlr_el{self._level}": on | (SCTLR_WXN if wxn else 0)})
+        self._uc.ctl(unicorn.UC_CTL_TLB_FLUSH, unicorn.UC_CTL_IO_WRITE)
+        self._state = (user, wxn, pan)
+
+    def translate(
+        self, va: int, access: str, user: bool, wxn: bool = False, pan: bool = False
+    ) -> int | None:
+        """Judge one access, "r", "w" or "x": its physical address, or None for some fault."""
+        self._go(user, wxn, pan)
         handle, pa = self._uc._uch, ctypes.byref(self._pa)
-        return None if uclib.uc_vmem_translate(handle, va, protection, pa) else int(self._pa.value)
+        failed = uclib.uc_vmem_translate(handle, va, PROTECTION[access], pa)
+        return None if failed else int(self._pa.value)
+
+
+def translation_control(config: dict[str, Any]) -> int:
+    """Return TCR_EL1, TCR_EL2 or VTCR_EL2 for a configuration in the oracle's words."""
+    granule, size = config.get("granule", 4 * KIB), config.get("t0sz", 16)
+    if config.get("stage") == 2:
+        # "VTCR_EL2", SL0 counts down from the highest level that a granule may start at.
+        level = (2 if granule == 4 * KIB else 3) - config["start_level"]
+        return size | level << 6 | TG0[granule] << 14 | PS_44_BITS << 16 | 1 << 31
+    tbi, hpd = int(config.get("tbi", False)), int(config.get("hpd", False))
+    if not config.get("two_levels", True):
+        single = size | TG0[granule] << 14 | PS_44_BITS << 16 | tbi << 20 | hpd << 24
+        return single | 1 << 31 | 1 << 23
+    half = size | TG0[granule] << 14 | size << 16 | TG1[granule] << 30 | PS_44_BITS << 32
+    return half | tbi << 37 | tbi << 38 | hpd << 41 | hpd << 42

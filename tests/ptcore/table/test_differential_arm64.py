@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 
 from oracles.arm64_tables import Image, random_image
-from oracles.unicorn_arm64 import HCR_RW, HCR_VM, SCTLR_M, SCTLR_WXN, Cpu, Fetcher, Par
+from oracles.unicorn_arm64 import HCR_RW, HCR_VM, SCTLR_M, Cpu, Mmu, Par, translation_control
 from ptcore import Nested, PageTable, PhysicalMemory, formats, guest_memory
 from ptcore.errors import Fault
 from ptcore.formats import Format
 
 BASE = 0x4000_0000
-# TCR_EL1: TG0 and TG1 number the granules differently.
-TG0 = {"4K": 0, "16K": 2, "64K": 1}
-TG1 = {"4K": 2, "16K": 1, "64K": 3}
-HPD0, HPD1, HPD_EL2 = 1 << 41, 1 << 42, 1 << 24
-RES1_EL2 = 1 << 31 | 1 << 23
+BYTES = {"4K": 4096, "16K": 16384, "64K": 65536}
 NAMES = {"4K": "aarch64_4k_48", "16K": "aarch64_16k_48", "64K": "aarch64_64k_48"}
 LEVEL_NAMES = {"L0": 0, "L1": 1, "L2": 2, "L3": 3}
 READS_AND_WRITES = (
@@ -29,10 +26,8 @@ READS_AND_WRITES = (
 )
 
 
-def tcr_el1(granule: str, va_bits: int, hpd: bool) -> int:
-    """Both halves alike."""
-    size = 64 - va_bits
-    return size | size << 16 | TG0[granule] << 14 | TG1[granule] << 30 | (HPD0 | HPD1 if hpd else 0)
+def tcr(granule: str, va_bits: int, **config: Any) -> int:
+    return translation_control({"granule": BYTES[granule], "t0sz": 64 - va_bits, **config})
 
 
 def judged(table: PageTable | Nested, va: int, access: str, user: bool) -> tuple[Par, str]:
@@ -56,7 +51,7 @@ def hold(
     pan: bool = False,
 ) -> None:
     for instruction, access, user in kinds:
-        for va, theirs in zip(vas, cpu.translate(instruction, vas, pan), strict=True):
+        for va, theirs in zip(vas, cpu.translate_many(instruction, vas, pan), strict=True):
             ours, status = judged(table, va, access, user)
             told = Par(theirs.outcome, theirs.pa, theirs.level, theirs.stage)
             assert ours == told, (instruction, hex(va), table.walk(va))
@@ -91,7 +86,7 @@ def test_data_accesses_agree_with_qemu(granule: str, va_bits: int, upper: bool) 
             image = random_image(rng, granule, va_bits, base=BASE)
             cpu.load(image.data, BASE)
             cpu.set(
-                tcr_el1=tcr_el1(granule, va_bits, hpd),
+                tcr_el1=tcr(granule, va_bits, hpd=hpd),
                 sctlr_el1=SCTLR_M,
                 **{f"ttbr{int(upper)}_el1": image.root},
             )
@@ -110,19 +105,19 @@ def test_data_accesses_agree_with_qemu(granule: str, va_bits: int, upper: bool) 
 @pytest.mark.parametrize("user", [False, True])
 def test_instruction_fetches_agree_with_qemu(granule: str, wxn: bool, user: bool) -> None:
     rng = random.Random(f"{granule} {wxn} {user}")
-    cpu = Fetcher(user)
     seen = Counter[bool]()
     for hpd in (False, True):
         table_format = formats.get(NAMES[granule], va_bits=39, hpd=hpd, wxn=wxn)
         for _ in range(8):
             image = random_image(rng, granule, 39, base=BASE, wild=0.02)
-            cpu.load(image.data, BASE)
-            sctlr = SCTLR_M | (SCTLR_WXN if wxn else 0)
-            cpu.set(tcr_el1=tcr_el1(granule, 39, hpd), sctlr_el1=sctlr, ttbr0_el1=image.root)
+            size = len(image.data)
+            mmu = Mmu(BASE, size, granule=BYTES[granule], t0sz=64 - 39, hpd=hpd)
+            mmu.fill({}, image.root)
+            mmu.load(image.data, BASE)
             table = attach(table_format, image)
             for va in image.addresses:
                 ours, _ = judged(table, va, "x", user)
-                theirs = cpu.probe(va)
+                theirs = mmu.translate(va, "x", user, wxn)
                 assert ours.pa == theirs, (hex(va), table.walk(va))
                 seen[theirs is None] += 1
     assert min(seen[False], seen[True]) > 100, seen
@@ -138,17 +133,15 @@ def test_the_regime_of_el2_has_one_privilege_level_as_in_qemu(granule: str) -> N
         for _ in range(6):
             image = random_image(rng, granule, 42, base=BASE)
             cpu.load(image.data, BASE)
-            tcr = 64 - 42 | TG0[granule] << 14 | RES1_EL2 | (HPD_EL2 if hpd else 0)
-            cpu.set(tcr_el2=tcr, sctlr_el2=SCTLR_M, ttbr0_el2=image.root)
+            control = tcr(granule, 42, hpd=hpd, two_levels=False)
+            cpu.set(tcr_el2=control, sctlr_el2=SCTLR_M, ttbr0_el2=image.root)
             kinds = (("s1e2r", "r", False), ("s1e2w", "w", False))
             hold(attach(fmt, image), cpu, list(image.addresses), kinds, seen)
     assert all(seen[name] > 100 for name in ("OK", "NOT_PRESENT", "PERMISSION", "ACCESS_FLAG"))
 
 
 def vtcr(granule: str, ipa_bits: int, start_level: int) -> int:
-    # VTCR_EL2.SL0 counts from the level below the highest: 2, 1, 0 with 4K; 3, 2, 1 with 16K and 64K.
-    sl0 = (2 if granule == "4K" else 3) - start_level
-    return 64 - ipa_bits | sl0 << 6 | TG0[granule] << 14 | 1 << 31 | 4 << 16
+    return tcr(granule, ipa_bits, stage=2, start_level=start_level)
 
 
 # With this many bits, the walk starts at this level: some with concatenated tables.
@@ -189,7 +182,7 @@ def test_stage_2_agrees_with_qemu(granule: str, ipa_bits: int, start: int) -> No
         table = attach(fmt, image)
         vas = [va for va in image.addresses if va < 1 << min(44, ipa_bits)]
         for instruction, access, _ in BOTH_STAGES_E1:
-            for va, theirs in zip(vas, cpu.translate(instruction, vas), strict=True):
+            for va, theirs in zip(vas, cpu.translate_many(instruction, vas), strict=True):
                 # As a second stage alone ptcore knows no first one: its rights are those of its own.
                 ours, status = judged(table, va, access, False)
                 told = Par(theirs.outcome, theirs.pa, theirs.level, theirs.stage and 1)
@@ -214,7 +207,7 @@ def test_both_stages_agree_with_qemu() -> None:
             vtcr_el2=vtcr("4K", 39, 1),
             hcr_el2=HCR_RW | HCR_VM,
             sctlr_el1=SCTLR_M,
-            tcr_el1=tcr_el1("4K", 39, False),
+            tcr_el1=tcr("4K", 39),
             ttbr0_el1=first.root,
         )
         ram = PhysicalMemory.from_buffer(content, start=BASE)
@@ -223,7 +216,7 @@ def test_both_stages_agree_with_qemu() -> None:
         nested = Nested(PageTable(first_format, guest_memory(stage2), first.root), stage2)
         kinds = tuple(("s12" + name[2:], *rest) for name, *rest in READS_AND_WRITES)
         for instruction, access, user in kinds:
-            pars = cpu.translate(instruction, list(first.addresses))
+            pars = cpu.translate_many(instruction, list(first.addresses))
             for va, theirs in zip(first.addresses, pars, strict=True):
                 ours, _ = judged(nested, va, access, user)
                 told = Par(theirs.outcome, theirs.pa, theirs.level, theirs.stage)
