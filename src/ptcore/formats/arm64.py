@@ -273,13 +273,15 @@ def _need_levels(granule: str, input_bits: int) -> int:
     return -(-(input_bits - page_shift) // (page_shift - 3))
 
 
-def _denials(two_levels: bool, pan: bool, wxn: bool) -> tuple[Denial, ...]:
+def _denials(two_levels: bool, pan: bool, epan: bool, wxn: bool) -> tuple[Denial, ...]:
     # EL0 has no part in the regimes of one privilege level.
     rules: tuple[Denial, ...] = () if two_levels else (Denial("rwx", user=True),)
     # "Instruction execution permissions": what EL0 can write EL1 does not execute.
     rules += (Denial("x", user=False, having="uw"),) if two_levels else ()
     # PSTATE.PAN: EL1 does not touch data that EL0 can.
     rules += (Denial("rw", user=False, having="u"),) if pan and two_levels else ()
+    # SCTLR_ELx.EPAN: nor what EL0 can execute.
+    rules += (Denial("rw", user=False, having="X"),) if pan and epan and two_levels else ()
     # SCTLR_ELx.WXN: what can be written is not executed.
     rules += (Denial("x", user=False, having="w"),) if wxn else ()
     return rules + ((Denial("x", user=True, having="uw"),) if wxn and two_levels else ())
@@ -297,6 +299,7 @@ def aarch64(
     hardware_dbm: bool = False,
     hpd: bool = False,
     pan: bool = False,
+    epan: bool = False,
     wxn: bool = False,
     memory_types: tuple[str, ...] = (),
 ) -> Format:
@@ -305,7 +308,7 @@ def aarch64(
     `granule`: TGx; `va_bits`: 64 - TxSZ; `upper`: the half of TTBR1; `wide`: "" (48-bit output
     addresses), "lpa" (64K) or "lpa2" (4K, 16K; TCR_ELx.DS = 1); `regime`: el1 (EL1&0), el2, el2_0
     (EL2&0), el3; `hardware_af`, `hardware_dbm`: TCR_ELx.HA and HD; `hpd`: hierarchical attributes are
-    off; `pan`, `wxn`; `memory_types`: names of MAIR's eight attributes.
+    off; `pan`, `epan`, `wxn`; `memory_types`: names of MAIR's eight attributes.
     """
     require(granule in GRANULES, f"the granule is 4K, 16K or 64K, not {granule!r}")
     require(regime in REGIMES, f"the regime is one of {', '.join(REGIMES)}, not {regime!r}")
@@ -341,7 +344,7 @@ def aarch64(
         ),
         lookups=(DBM_S1,) if hardware_dbm else (),
         dirty=Mark((("DBM", 1), ("AP[2]", 0)), flip="AP[2]") if hardware_dbm else None,
-        denials=_denials(two_levels, pan, wxn),
+        denials=_denials(two_levels, pan, epan, wxn),
         reserved_is=Status.NOT_PRESENT,
         unknown_is=Status.NOT_PRESENT,
         beyond_is=Status.ADDRESS_SIZE,

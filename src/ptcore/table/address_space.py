@@ -44,12 +44,13 @@ class AddressSpace:
     ) -> AddressSpace:
         """Return the address space that a CPU with these registers has.
 
-        `architecture`: one of `ptcore.formats.registers.architectures()`; registers by the vendor's
-        names in lower case (x86_64: cr0, cr3, cr4, efer, pkru, rflags, eptp, ncr3, and physical_bits,
+        `architecture`: one of `ptcore.formats.registers.architectures()`; registers by the vendor's names
+        in lower case (x86_64: cr0, cr3, cr4, efer, pkru, rflags, eptp, ncr3, and physical_bits,
         encryption_mask; aarch64: ttbr0_el1, ttbr1_el1, tcr_el1, sctlr_el1, mair_el1, hcr_el2, vttbr_el2,
-        vtcr_el2, pan; riscv64: satp or vsatp, hgatp, sstatus, adue). `memory` is physical memory: that
-        behind the second stage, where there is one. Raises FormatError for registers that are unknown
-        or that no CPU accepts together, and what PageTable raises for a root.
+        vtcr_el2, id_aa64mmfr0_el1, id_aa64mmfr1_el1, pan, and those of EL2 and EL3; riscv64: satp or vsatp,
+        hgatp, sstatus, adue). `memory` is physical memory: that behind the second stage, where there is
+        one. Raises FormatError for registers that are unknown or that no CPU accepts together, and what
+        PageTable raises for a root.
         """
         plan = known_registers.decode(architecture, registers)
         if plan.stage2 is None:

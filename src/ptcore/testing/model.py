@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from ptcore import errors
+from ptcore.formats.encode import wanted_rights
 from ptcore.formats.schema import Format, Role
 from ptcore.testing.strategies import LeafAttributes, is_legal
 from ptcore.units import Span
@@ -68,11 +69,18 @@ class SpanModel:
             if rows:
                 before, size = rows[-1]
                 goes_on = before.last + 1 == leaf.va and before.pa + before.size == leaf.pa
-                if goes_on and (size, before.attributes) == (leaf.size, leaf.attributes):
+                alike = self._shown(before.attributes) == self._shown(leaf.attributes)
+                if goes_on and size == leaf.size and alike:
                     rows[-1] = (replace(before, size=before.size + leaf.size), size)
                     continue
             rows.append((leaf, leaf.size))
         return [row for row, _ in rows]
+
+    def _shown(self, attributes: LeafAttributes) -> tuple[int, LeafAttributes]:
+        """Return what a listing can show of attributes: not what the format has no bits for."""
+        asked, granted = wanted_rights(self.format, attributes.access, attributes.user)
+        rights = self.format.rights & ~asked | granted
+        return rights, replace(attributes, access="", user=False)
 
     def tables_by_level(self) -> tuple[int, ...]:
         """Return how many tables there are at each level, with the root."""

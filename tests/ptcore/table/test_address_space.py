@@ -161,3 +161,45 @@ def test_arm_stage_2_by_its_registers() -> None:
     )
     assert space.translate(0x80_0123) == 0x123
     assert stage2.root % 8192 == 0
+
+
+E2H, VM = 1 << 34, 1
+
+
+def test_a_host_at_el2_has_two_halves_and_no_second_stage() -> None:
+    ram = PhysicalMemory("1M")
+    tcr = 25 | 25 << 16 | 2 << 30 | 2 << 32
+    low, high = (PageTable(formats.get("aarch64_4k_39", upper=u), ram) for u in (False, True))
+    low.map(0x1000, 0x5000, "4K", "rw", user=True)
+    high.map(-(1 << 39) & (1 << 64) - 1, 0x6000, "4K", "rw")
+    registers = {"ttbr0_el2": low.root | 7 << 48, "ttbr1_el2": high.root, "tcr_el2": tcr}
+    space = AddressSpace.from_registers("aarch64", ram, **registers, hcr_el2=E2H | VM)
+    assert space.translate(0x1000, "w", user=True) == 0x5000
+    assert space.translate(-(1 << 39) & (1 << 64) - 1) == 0x6000
+    assert space.asid == 7
+    # The same registers without E2H: one half, and no user.
+    alone = AddressSpace.from_registers(
+        "aarch64", ram, ttbr0_el2=low.root, tcr_el2=25 | 2 << 16, hcr_el2=VM
+    )
+    assert len(alone.tables) == 1
+    assert alone.translate(0x1000, "w") == 0x5000
+    with pytest.raises(PermissionDenied):
+        alone.translate(0x1000, "r", user=True)
+
+
+def test_id_registers_limit_what_the_control_registers_ask_for() -> None:
+    ram = PhysicalMemory("1M")
+    root = PageTable("aarch64_4k_48", ram).root
+    registers = {"ttbr0_el1": root, "tcr_el1": 16 | 1 << 23 | 5 << 32 | 1 << 39 | 1 << 40}
+
+    def table(**ids: int) -> PageTable:
+        found = AddressSpace.from_registers("aarch64", ram, **registers, **ids).tables[0]
+        assert isinstance(found, PageTable)
+        return found
+
+    assert table().physical_bits == 48
+    assert not table().format.accessed_required
+    assert table().format.dirty is not None
+    assert table(id_aa64mmfr0_el1=2).physical_bits == 40
+    assert table(id_aa64mmfr1_el1=0).format.accessed_required
+    assert table(id_aa64mmfr1_el1=1).format.dirty is None

@@ -89,7 +89,7 @@ def test_stage_1_agrees_with_the_manual(granule: str, t0sz: int, wide: str) -> N
     seen = Counter[str]()
     for number in range(8):
         upper, hpd, pan = (bool(rng.getrandbits(1)) for _ in range(3))
-        wxn, tbi = (bool(rng.getrandbits(1)) for _ in range(2))
+        wxn, tbi, epan = (bool(rng.getrandbits(1)) for _ in range(3))
         ha, hd = number in (2, 3), number == 3
         one_level = number == 7
         fmt = formats.get(
@@ -102,6 +102,7 @@ def test_stage_1_agrees_with_the_manual(granule: str, t0sz: int, wide: str) -> N
             hardware_dbm=hd and ha,
             hpd=hpd,
             pan=pan and not one_level,
+            epan=epan,
             wxn=wxn,
         )
         config = {
@@ -118,7 +119,8 @@ def test_stage_1_agrees_with_the_manual(granule: str, t0sz: int, wide: str) -> N
             "hpd": hpd,
         }
         image = {"granule": granule, "wide": wide}
-        run_64(fmt, rng, image, config, seen, wxn=wxn, pan=pan and not one_level)
+        state = {"wxn": wxn, "pan": pan and not one_level, "epan": epan}
+        run_64(fmt, rng, image, config, seen, **state)
     outcomes = ("ok", "not_present", "address_size", "access_flag", "not_canonical")
     assert all(seen[outcome] > 3 for outcome in outcomes), seen
     assert all(seen[f"{k}{m}{f}"] > 5 for k in "wx" for m in "pu" for f in (True, False)), seen

@@ -1,14 +1,16 @@
 """AArch64: TTBR0/1, TCR, SCTLR and MAIR of EL1, EL2 and EL3; VTTBR, VTCR and HCR of stage 2.
 
 Arm Architecture Reference Manual (DDI 0487), chapter "AArch64 System Register Descriptions": TCR_EL1,
-TCR_EL2, TCR_EL3, SCTLR_EL1, TTBR0_EL1, TTBR1_EL1, MAIR_EL1, VTCR_EL2, VTTBR_EL2, HCR_EL2.
+TCR_EL2, TCR_EL3, SCTLR_EL1, TTBR0_EL1, TTBR1_EL1, MAIR_EL1, VTCR_EL2, VTTBR_EL2, HCR_EL2, ID_AA64MMFR0_EL1,
+ID_AA64MMFR1_EL1.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ptcore import formats
 from ptcore.formats.registers import Part, Plan, field, refuse_if
-from ptcore.formats.schema import Format
 
 ARCHITECTURES = ("aarch64", "arm64")
 # TG0 and TG1 number the granules differently.
@@ -32,93 +34,116 @@ FIELDS: dict[str, tuple[tuple[int, int] | None, ...]] = {
 }
 
 
+_NAMES = {"4K": "aarch64_4k_48", "16K": "aarch64_16k_48", "64K": "aarch64_64k_48"}
+_OTHERS = {"hcr_el2", "vttbr_el2", "vtcr_el2", "id_aa64mmfr0_el1", "id_aa64mmfr1_el1"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Regime:
+    """One translation regime: the exception level whose registers it has, and whether it has two halves."""
+
+    level: str
+    name: str
+    halves: bool
+
+
 def decode(architecture: str, **registers: int) -> Plan:
-    """Return the address space of the registers of one exception level, and its stage 2 if HCR_EL2.VM."""
-    level = next((el for el in ("el1", "el2", "el3") if f"ttbr0_{el}" in registers), None)
-    if level is None and "ttbr1_el1" in registers:
-        level = "el1"
-    stage2 = _stage_2(registers)
+    """Return the address space of the registers of one exception level.
+
+    EL1's goes through stage 2 if HCR_EL2.VM = 1; EL2's is EL2&0 if HCR_EL2.E2H = 1. `pan`: PSTATE.PAN.
+    """
     pan = bool(registers.pop("pan", 0))
-    if level is None:
+    regime = _regime(registers)
+    # "HCR_EL2.VM": the second stage is one of EL1&0.
+    stage2 = _stage_2(registers) if regime is None or regime.level == "el1" else None
+    if regime is None:
         refuse_if(stage2 is None, f"{architecture}: ttbr0_el1, ttbr1_el1 or vttbr_el2 is wanted")
         return Plan(parts=(), stage2=stage2)
-    known = {f"{name}_{level}" for name in ("ttbr0", "ttbr1", "tcr", "sctlr", "mair")}
-    unknown = set(registers) - known - {"hcr_el2", "vttbr_el2", "vtcr_el2"}
+    level = regime.level
+    known = {f"{name}_{level}" for name in ("ttbr0", "ttbr1", "tcr", "sctlr", "mair")} | _OTHERS
+    unknown = set(registers) - known
     refuse_if(
         bool(unknown), f"{architecture}: {', '.join(sorted(unknown))} is not known with {level}"
     )
     refuse_if(f"tcr_{level}" not in registers, f"{architecture}: tcr_{level} is wanted")
     sctlr = registers.get(f"sctlr_{level}", 1)
     refuse_if(not sctlr & 1, f"SCTLR_{level.upper()}.M = 0: stage 1 is off, addresses are physical")
-    parts = [
-        part
-        for upper in (False, True)
-        if (part := _half(registers, level, upper, pan, bool(field(sctlr, 19, 19)))) is not None
-    ]
-    refuse_if(not parts, "TCR disables the walks of both halves (EPD0 = EPD1 = 1)")
-    a1 = field(registers[f"tcr_{level}"], 22, 22) if level == "el1" else 0
+    rights = {"pan": pan, "epan": bool(field(sctlr, 57, 57)), "wxn": bool(field(sctlr, 19, 19))}
+    parts = [_half(registers, regime, upper, rights) for upper in (False, True)]
+    refuse_if(parts == [None, None], "TCR disables the walks of both halves (EPD0 = EPD1 = 1)")
+    a1 = field(registers[f"tcr_{level}"], 22, 22) if regime.halves else 0
     tagged = registers.get(f"ttbr{a1}_{level}", 0)
     return Plan(
-        parts=tuple(parts),
+        parts=tuple(part for part in parts if part is not None),
         stage2=stage2,
-        asid=field(tagged, 63, 48) if level == "el1" else None,
+        asid=field(tagged, 63, 48) if regime.halves else None,
         vmid=field(registers.get("vttbr_el2", 0), 63, 48) if stage2 else None,
     )
 
 
-def _half(registers: dict[str, int], level: str, upper: bool, pan: bool, wxn: bool) -> Part | None:
+def _regime(registers: dict[str, int]) -> _Regime | None:
+    level = next((el for el in ("el1", "el2", "el3") if f"ttbr0_{el}" in registers), None)
+    level = level or next((el for el in ("el1", "el2") if f"ttbr1_{el}" in registers), None)
+    if level is None:
+        return None
+    # "HCR_EL2.E2H": EL2 then hosts EL0 as well, and TCR_EL2 is laid out as TCR_EL1.
+    hosted = level == "el2" and bool(field(registers.get("hcr_el2", 0), 34, 34))
+    return _Regime(level, "el2_0" if hosted else level, level == "el1" or hosted)
+
+
+def _output_bits(registers: dict[str, int], size: int, name: str) -> int:
+    """Return the output address size: what TCR or VTCR asks for, but no more than the CPU has."""
+    refuse_if(size >= len(SIZES), f"{name} = {size} is reserved")
+    # "ID_AA64MMFR0_EL1", PARange.
+    most = field(registers.get("id_aa64mmfr0_el1", len(SIZES) - 1), 3, 0)
+    return min(SIZES[size], SIZES[min(most, len(SIZES) - 1)])
+
+
+def _managed(registers: dict[str, int], ha: int, hd: int) -> dict[str, bool]:
+    """Return whether hardware manages the Access flag and dirty state: asked for, and implemented."""
+    # "ID_AA64MMFR1_EL1", HAFDBS: 1 the Access flag, 2 and more dirty state too.
+    most = field(registers.get("id_aa64mmfr1_el1", 2), 3, 0)
+    flag = bool(ha) and most >= 1
+    return {"hardware_af": flag, "hardware_dbm": flag and bool(hd) and most >= 2}
+
+
+def _half(
+    registers: dict[str, int], regime: _Regime, upper: bool, rights: dict[str, bool]
+) -> Part | None:
+    level = regime.level
     name = f"ttbr{int(upper)}_{level}"
     tcr = registers[f"tcr_{level}"]
-    column = int(upper) if level == "el1" else 2
+    column = int(upper) if regime.halves else 2
     places = {key: at[column] for key, at in FIELDS.items()}
     fields = {key: field(tcr, *at) if at else 0 for key, at in places.items()}
-    if name not in registers or fields["disable"] or (upper and level != "el1"):
+    if name not in registers or fields["disable"] or (upper and not regime.halves):
         return None
     granule = (TG1 if upper else TG0).get(fields["granule"])
     refuse_if(
         granule is None, f"TCR_{level.upper()}.TG{int(upper)} = {fields['granule']} is reserved"
     )
-    refuse_if(fields["output"] >= len(SIZES), f"TCR output size {fields['output']} is reserved")
-    output_bits = SIZES[fields["output"]]
+    output_bits = _output_bits(registers, fields["output"], f"TCR_{level.upper()}: output size")
     refuse_if(bool(fields["ds"]) and granule == "64K", "TCR.DS = 1 is of 4K and 16K granules")
-    va_bits = 64 - fields["size"]
     wide = "lpa2" if fields["ds"] else "lpa" if granule == "64K" and output_bits == 52 else ""
-    fmt = _stage_1(granule or "", va_bits, upper, wide, level, fields, pan, wxn, registers)
+    mair = registers.get(f"mair_{level}")
+    attributes = () if mair is None else mair.to_bytes(8, "little")
+    fmt = formats.get(
+        _NAMES[granule or ""],
+        va_bits=64 - fields["size"],
+        upper=upper,
+        wide=wide,
+        regime=regime.name,
+        hpd=bool(fields["hpd"]),
+        memory_types=tuple(MAIR_NAMES.get(a, f"{a:#04x}") for a in attributes),
+        **_managed(registers, fields["ha"], fields["hd"]),
+        **rights,
+    )
     refuse_if(output_bits > fmt.physical_bits, "52-bit outputs need a 64K granule, or TCR.DS = 1")
     return Part(
         fmt,
         _root(registers[name], wide, fmt.root_align or 64),
         output_bits,
         tag_bits=8 if fields["tbi"] else 0,
-    )
-
-
-def _stage_1(
-    granule: str,
-    va_bits: int,
-    upper: bool,
-    wide: str,
-    level: str,
-    fields: dict[str, int],
-    pan: bool,
-    wxn: bool,
-    registers: dict[str, int],
-) -> Format:
-    names = {"4K": "aarch64_4k_48", "16K": "aarch64_16k_48", "64K": "aarch64_64k_48"}
-    mair = registers.get(f"mair_{level}")
-    attributes = () if mair is None else mair.to_bytes(8, "little")
-    return formats.get(
-        names[granule],
-        va_bits=va_bits,
-        upper=upper,
-        wide=wide,
-        regime=level,
-        hardware_af=bool(fields["ha"]),
-        hardware_dbm=bool(fields["hd"]),
-        hpd=bool(fields["hpd"]),
-        pan=pan,
-        wxn=wxn,
-        memory_types=tuple(MAIR_NAMES.get(a, f"{a:#04x}") for a in attributes),
     )
 
 
@@ -143,10 +168,9 @@ def _stage_2(registers: dict[str, int]) -> Part | None:
     vtcr = registers["vtcr_el2"]
     granule = TG0.get(field(vtcr, 15, 14))
     refuse_if(granule is None, "VTCR_EL2.TG0 = 3 is reserved")
-    output = field(vtcr, 18, 16)
-    refuse_if(output >= len(SIZES), f"VTCR_EL2.PS = {output} is reserved")
+    output_bits = _output_bits(registers, field(vtcr, 18, 16), "VTCR_EL2.PS")
     ds = field(vtcr, 32, 32)
-    wide = "lpa2" if ds else "lpa" if granule == "64K" and SIZES[output] == 52 else ""
+    wide = "lpa2" if ds else "lpa" if granule == "64K" and output_bits == 52 else ""
     # "SL0": the start level; its numbering depends on the granule.
     sl0 = field(vtcr, 7, 6)
     start = (2, 1, 0, 3)[sl0] if granule == "4K" else (3, 2, 1, 0)[sl0]
@@ -158,8 +182,9 @@ def _stage_2(registers: dict[str, int]) -> Part | None:
         start_level=start,
         wide=wide,
         fwb=bool(field(hcr, 46, 46)),
-        hardware_af=bool(field(vtcr, 21, 21)),
-        hardware_dbm=bool(field(vtcr, 22, 22)),
+        # "ID_AA64MMFR1_EL1", XNX.
+        xnx=bool(field(registers.get("id_aa64mmfr1_el1", 1 << 28), 31, 28)),
+        **_managed(registers, field(vtcr, 21, 21), field(vtcr, 22, 22)),
     )
     vttbr = field(registers["vttbr_el2"], 47, 0)
-    return Part(fmt, _root(vttbr, wide, fmt.root_align or 64), SIZES[output])
+    return Part(fmt, _root(vttbr, wide, fmt.root_align or 64), min(output_bits, fmt.physical_bits))
