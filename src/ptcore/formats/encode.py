@@ -182,19 +182,24 @@ def _placed(fields: tuple[Bits, ...], value: int) -> int:
 
 def _rights_choices(fmt: Format, word: Word, asked: int) -> tuple[tuple[int, int, int], ...]:
     """Return (rights, clear, set) of every lawful value of the fields that decide what is asked."""
+    tests = refused(fmt, word)
+    return tuple(
+        (rights, clear, bits)
+        for rights, clear, bits in _every_choice(fmt, word, asked)
+        if not any(t.mask & ~clear == 0 and t(bits) for t in tests)
+    )
+
+
+def _every_choice(fmt: Format, word: Word, asked: int) -> Iterator[tuple[int, int, int]]:
     every = fmt.rights
     parts = [p for p in _right_fields(fmt, word) if any(every & ~kept & asked for kept in p[1])]
-    tests = refused(fmt, word)
-    choices = []
     for values in product(*(range(len(kept)) for _, kept in parts)):
         rights, clear, bits = every, 0, 0
         for (fields, kept), value in zip(parts, values, strict=True):
             rights &= kept[value]
             clear |= sum(field.mask for field in fields)
             bits |= _placed(fields, value)
-        if not any(t.mask & ~clear == 0 and t(bits) for t in tests):
-            choices.append((rights & asked, clear, bits))
-    return tuple(choices)
+        yield rights & asked, clear, bits
 
 
 def rights_change(fmt: Format, word: Word, asked: int, granted: int) -> tuple[int, int]:
@@ -223,7 +228,12 @@ def _why_not(fmt: Format, word: Word, asked: int, granted: int) -> str:
     if kept:
         names = [role.value for n, role in enumerate(RIGHT_ROLES) if kept >> n & 1]
         return f"it cannot withhold {' and '.join(names)}, because no bit stands for it"
-    rules = [r.rule for r in fmt.refusals if match_of(word, r.fields).mask]
+    rules = []
+    for rights, clear, bits in _every_choice(fmt, word, asked):
+        if rights == granted & asked:
+            matches = [(refusal.rule, match_of(word, refusal.fields)) for refusal in fmt.refusals]
+            rules += [rule for rule, m in matches if m.mask and not m.mask & ~clear and m(bits)]
+    rules = list(dict.fromkeys(rules))
     return f"it refuses {' and '.join(rules)}" if rules else "no value of its bits says so"
 
 

@@ -465,18 +465,22 @@ def x86_32(
 # volatility3 2.28, framework/layers/intel.py: presence alone decides, reserved bits and addresses beyond the
 # layer's _maxphyaddr are ignored. Its layers also call a table invalid whose items are all equal, and keep
 # the bits below a large page's address (inverted ones too, where Linux made the page PROT_NONE): not copied.
-_READ_AS_IT_IS: dict[str, object] = {"check_reserved": False}
+_LAYERS: tuple[tuple[str, str, dict[str, object], int], ...] = (
+    ("Intel", "x86_32", {"pse36": False}, 32),
+    ("IntelPAE", "x86_pae", {}, 40),
+    ("Intel32e", "x86_64_4level", {}, 52),
+    ("LinuxIntelPAE", "x86_pae", {"presence": "linux"}, 40),
+    ("LinuxIntel32e", "x86_64_4level", {"presence": "linux"}, 46),
+    ("WindowsIntelPAE", "x86_pae", {"presence": "windows"}, 40),
+    ("WindowsIntel32e", "x86_64_4level", {"presence": "windows"}, 45),
+)
 PRESETS: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
-    f"volatility3.{layer}": (name, parameters, _READ_AS_IT_IS | {"physical_bits": physical_bits})
-    for layer, name, parameters, physical_bits in (
-        ("Intel", "x86_32", {"pse36": False}, 32),
-        ("IntelPAE", "x86_pae", {}, 40),
-        ("Intel32e", "x86_64_4level", {}, 52),
-        ("LinuxIntelPAE", "x86_pae", {"presence": "linux"}, 40),
-        ("LinuxIntel32e", "x86_64_4level", {"presence": "linux"}, 46),
-        ("WindowsIntelPAE", "x86_pae", {"presence": "windows"}, 40),
-        ("WindowsIntel32e", "x86_64_4level", {"presence": "windows"}, 45),
+    f"volatility3.{layer}": (
+        name,
+        parameters,
+        {"check_reserved": False, "physical_bits": physical_bits},
     )
+    for layer, name, parameters, physical_bits in _LAYERS
 }
 
 FORMATS = (x86_32, x86_pae, x86_64_4level, x86_64_5level)

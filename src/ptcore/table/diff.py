@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ptcore.table.page_table import PageTable
 from ptcore.table.rows import RowKind
 from ptcore.units import ALL_ONES
 
 Rows = npt.NDArray[Any]
+
+
+class Listed(Protocol):
+    """What can be listed: a PageTable, a Nested, an AddressSpace."""
+
+    def mappings(self, first: int = 0, last: int | None = None) -> Rows:
+        """Return rows of ROW_DTYPE, ascending."""
 
 
 class Change(IntEnum):
@@ -50,13 +56,14 @@ DIFF_DTYPE = np.dtype(
 _COMPARED = ("rights", "page_size", "memory_type", "pkey", "software", "flags")
 
 
-def diff(table_a: PageTable, table_b: PageTable, first: int = 0, last: int | None = None) -> Rows:
+def diff(table_a: Listed, table_b: Listed, first: int = 0, last: int | None = None) -> Rows:
     """Return what translates otherwise in `table_b` than in `table_a`: rows of DIFF_DTYPE, ascending.
 
-    Looked at from `first` to `last` (inclusive; all by default). The tables may have different
-    formats. Addresses that translate in neither are equal, whatever the reason. Neighbours that
-    changed alike are one row. Raises OutOfRange as mappings does. Cost: O(tables) of both, not
-    O(leaves): subtrees that both tables repeat are compared once and become REPEAT rows.
+    Looked at from `first` to `last` (inclusive; all by default). The tables may have different formats;
+    two-stage tables and whole address spaces are compared as well. Addresses that translate in neither
+    are equal, whatever the reason. Neighbours that changed alike are one row. Raises OutOfRange as
+    mappings does. Cost: O(tables) of both, not O(leaves): subtrees that both tables repeat are compared
+    once and become REPEAT rows.
     """
     end = ALL_ONES if last is None else last
     pair = _Pair(table_a.mappings(first, end), table_b.mappings(first, end))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ptcore import AddressSpace, Nested, PageTable, PhysicalMemory, formats
+from ptcore import AddressSpace, Nested, PageTable, PhysicalMemory, diff, formats
 from ptcore.errors import FormatError, NotCanonical, PermissionDenied, Status
-from ptcore.table import Right
+from ptcore.table import Change, Right
 
 CR0_ON = 1 << 31 | 1 << 16 | 1
 CR4_LONG = 1 << 5
@@ -203,3 +203,22 @@ def test_id_registers_limit_what_the_control_registers_ask_for() -> None:
     assert table(id_aa64mmfr0_el1=2).physical_bits == 40
     assert table(id_aa64mmfr1_el1=0).format.accessed_required
     assert table(id_aa64mmfr1_el1=1).format.dirty is None
+
+
+def test_address_spaces_and_two_stages_are_compared_like_tables() -> None:
+    ram = PhysicalMemory("4M")
+    tcr = 25 | 25 << 16 | 2 << 30 | 2 << 32
+    low, high = (PageTable(formats.get("aarch64_4k_39", upper=u), ram) for u in (False, True))
+    top = -(1 << 39) & (1 << 64) - 1
+    low.map(0x1000, 0x5000, "8K", "rw")
+    high.map(top, 0x6000, "4K", "rw")
+    registers = {"ttbr0_el1": low.root, "ttbr1_el1": high.root, "tcr_el1": tcr}
+    before = AddressSpace.from_registers("aarch64", ram, **registers)
+    assert len(diff(before, before)) == 0
+    copy = PhysicalMemory.from_buffer(bytearray(ram.read(0, 4 << 20)))
+    after = AddressSpace.from_registers("aarch64", copy, **registers)
+    after.unmap(0x1000, "4K")
+    after.protect(top, "4K", "r")
+    rows = diff(before, after)
+    assert rows["first"].tolist() == [0x1000, top]
+    assert rows["change"].tolist() == [Change.REMOVED, Change.CHANGED]
