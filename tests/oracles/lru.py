@@ -54,7 +54,10 @@ class Array:
 
 
 class Tlb:
-    """Levels of arrays, non-inclusive: a hit below refills above, a fill goes everywhere."""
+    """Levels of arrays, non-inclusive: a hit below refills above, a fill goes everywhere.
+
+    A page of a size that a level lacks is held there in parts of the largest smaller one.
+    """
 
     def __init__(self, levels: list[list[Array]]) -> None:
         self.levels = levels
@@ -66,15 +69,22 @@ class Tlb:
                 found = array.find(va, asid)
                 if found is not None:
                     for above in self.levels[:number]:
-                        for upper in above:
-                            upper.put(*found)
+                        self.fill(above, va, *found)
                     return number, *found
         return None
 
     def insert(self, lg2: int, page: int, tag, value) -> None:
         for level in self.levels:
-            for array in level:
-                array.put((lg2, page, tag), value)
+            self.fill(level, page << lg2, (lg2, page, tag), value)
+
+    def fill(self, level: list[Array], va: int, key, value) -> None:
+        """Put an entry, or the part of it around `va` of the largest size that the level has."""
+        lg2, _, tag = key
+        sizes = [size for array in level for size in array.lg2s if size <= lg2]
+        held = max(sizes, default=0)
+        part = value and (value[0] + (va % (1 << lg2) >> held << held), *value[1:])
+        for array in level:
+            array.put((held, va >> held, tag), part)
 
     def drop(self, doomed) -> int:
         return sum(array.drop(doomed) for level in self.levels for array in level)

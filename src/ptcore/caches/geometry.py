@@ -10,27 +10,47 @@ from importlib.resources import files
 from typing import Any
 
 from ptcore.errors import FormatError
-from ptcore.units import format_size, parse_size
+from ptcore.units import parse_size
 
 MAX_LEVELS = 4
-MAX_ARRAYS = 12
+MAX_ARRAYS = 16
+MAX_LIVE_ASIDS = 16
 MAX_SIZES = 4
 SMALLEST_PAGE_LG2 = 10
 LARGEST_PAGE_LG2 = 63
 MAX_ENTRIES = 1 << 24
 
 
+SIDES = ("load", "store", "fetch")
+POLICIES = ("lru", "fifo", "random", "plru", "srrip", "mru_plru4")
+POLICIES_WITH_STATE = POLICIES[3:]
+INCLUSIONS = ("non_inclusive", "inclusive", "victim", "exclusive")
+
+
 @dataclass(frozen=True, slots=True)
 class TlbArray:
-    """A set-associative array: `entries` in sets of `ways`, for pages of `page_sizes` (bytes or texts)."""
+    """A set-associative array: `entries` in sets of `ways`, for pages of `page_sizes` (bytes or texts).
+
+    `sides`: which accesses use it, of load, store and fetch. `index_xor`: n for a set index of
+    (page ^ page >> n) modulo the sets, 0 for the page alone. `policy`: one of POLICIES; plru is a tree,
+    mru_plru4 what Skylake's second level does, "(MRU+1)%3PLRU4" (vusec/tlbdr).
+    """
 
     entries: int
     ways: int
     page_sizes: tuple[int | str, ...] = ("4K",)
+    sides: tuple[str, ...] = SIDES
+    index_xor: int = 0
+    policy: str = "lru"
 
     def page_lg2s(self) -> tuple[int, ...]:
         """Return the page sizes as powers of two."""
         return tuple(parse_size(size).bit_length() - 1 for size in self.page_sizes)
+
+    def shares(self, other: TlbArray, page_lg2: int) -> bool:
+        """Whether both arrays hold pages of that size for the same sides: each then takes its part."""
+        sizes = page_lg2 in self.page_lg2s() and page_lg2 in other.page_lg2s()
+        return sizes and set(self.sides) == set(other.sides)
 
     def validate(self, where: str) -> None:
         """Raise FormatError, naming the field, for a geometry that cannot be."""
@@ -49,26 +69,78 @@ class TlbArray:
             lg2 = number.bit_length() - 1
             if not SMALLEST_PAGE_LG2 <= lg2 <= LARGEST_PAGE_LG2 or number & (number - 1):
                 raise FormatError(f"{where}: page_sizes: {size!r} is no page size")
+        if len(set(self.page_lg2s())) < len(self.page_sizes):
+            raise FormatError(f"{where}: page_sizes {self.page_sizes!r} names a size twice")
+        self._validate_choices(where)
+
+    def _validate_choices(self, where: str) -> None:
+        sets = self.entries // self.ways
+        if not self.sides or set(self.sides) - set(SIDES):
+            raise FormatError(f"{where}: sides {self.sides!r} are not some of {', '.join(SIDES)}")
+        if not 0 <= self.index_xor < 64 or (self.index_xor and sets & (sets - 1)):
+            raise FormatError(
+                f"{where}: index_xor {self.index_xor} needs 0..63, and a number of sets that is a power "
+                f"of two, not {sets}"
+            )
+        if self.policy not in POLICIES:
+            near = get_close_matches(self.policy, POLICIES, n=3, cutoff=0.3) or POLICIES
+            raise FormatError(
+                f"{where}: no policy is called {self.policy!r}; {', '.join(near)} are"
+            )
+        wrong = {
+            "plru": self.ways & (self.ways - 1) or self.ways > 32,
+            "srrip": self.ways > 32,
+            "mru_plru4": self.ways % 4 or self.ways > 56,
+        }
+        if wrong.get(self.policy):
+            rule = {
+                "plru": "a power of two up to 32",
+                "srrip": "32 at most",
+                "mru_plru4": "a multiple of 4 up to 56",
+            }
+            raise FormatError(
+                f"{where}: {self.policy} has ways of {rule[self.policy]}, not {self.ways}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class TlbLevel:
-    """One level: arrays that are looked up side by side, each for its own page sizes."""
+    """One level: arrays that are looked up one after the other, each for its own page sizes and sides.
+
+    A page of a size that no array of the level has is held in parts, of the largest smaller size that
+    there is (Zen 2 holds 1G pages as 2M). `inclusion`: non_inclusive (filled by walks), inclusive (what it
+    drops is dropped above), victim (filled by what the level above drops), exclusive (so, and a hit moves the
+    entry up). `live_asids`: how many address spaces it keeps entries of, 0 for any number. `cycles`: what
+    a hit here costs more than one in the first level, None where no source says.
+    """
 
     name: str
     arrays: tuple[TlbArray, ...]
+    inclusion: str = "non_inclusive"
+    live_asids: int = 0
+    cycles: float | None = None
+
+    def held_as(self, array: TlbArray, page_lg2: int) -> int:
+        """Return as which size (a power of two) one of the arrays holds such pages; 0 if it does not."""
+        rivals = [other for other in self.arrays if set(other.sides) & set(array.sides)]
+        sizes = {lg2 for other in rivals for lg2 in other.page_lg2s() if lg2 <= page_lg2}
+        best = max(sizes, default=0)
+        return best if best in array.page_lg2s() else 0
 
     def validate(self) -> None:
-        """Raise FormatError when an array cannot be, or two arrays of the level hold one page size."""
+        """Raise FormatError when an array or a rule of the level cannot be."""
         if not self.arrays:
             raise FormatError(f"{self.name}: arrays: a level has at least one")
-        seen: set[int] = set()
+        if self.inclusion not in INCLUSIONS:
+            raise FormatError(
+                f"{self.name}: inclusion {self.inclusion!r} is none of {', '.join(INCLUSIONS)}"
+            )
+        if not 0 <= self.live_asids <= MAX_LIVE_ASIDS:
+            raise FormatError(
+                f"{self.name}: live_asids {self.live_asids} is not 0..{MAX_LIVE_ASIDS}"
+            )
         for n, array in enumerate(self.arrays):
             array.validate(f"{self.name}, array {n}")
-            for lg2 in array.page_lg2s():
-                if lg2 in seen:
-                    raise FormatError(f"{self.name}: two arrays hold {format_size(1 << lg2)} pages")
-                seen.add(lg2)
 
 
 def validate_levels(levels: Sequence[TlbLevel]) -> None:
@@ -79,6 +151,10 @@ def validate_levels(levels: Sequence[TlbLevel]) -> None:
         raise FormatError(f"a TLB has at most {MAX_ARRAYS} arrays")
     for level in levels:
         level.validate()
+    if levels[0].inclusion != INCLUSIONS[0]:
+        raise FormatError(
+            f"{levels[0].name}: nothing is above the first level to be {levels[0].inclusion}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +190,7 @@ def preset(name: str) -> Preset:
         raise FormatError(f"no preset is called {name!r}; nearest: {', '.join(near)}")
     text = (files("ptcore.caches.presets") / f"{name}.toml").read_text(encoding="utf-8")
     declared: dict[str, Any] = tomllib.loads(text)
-    levels = tuple(
-        TlbLevel(
-            level["name"],
-            tuple(
-                TlbArray(array["entries"], array["ways"], tuple(array["page_sizes"]))
-                for array in level["arrays"]
-            ),
-        )
-        for level in declared["levels"]
-    )
+    levels = tuple(_level(level) for level in declared["levels"])
     validate_levels(levels)
     return Preset(
         name,
@@ -133,3 +200,14 @@ def preset(name: str) -> Preset:
         declared["sources"],
         tuple(declared["notes"]),
     )
+
+
+def _level(declared: dict[str, Any]) -> TlbLevel:
+    return TlbLevel(**{**declared, "arrays": tuple(map(_array, declared["arrays"]))})
+
+
+def _array(declared: dict[str, Any]) -> TlbArray:
+    fields: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in declared.items()
+    }
+    return TlbArray(**fields)

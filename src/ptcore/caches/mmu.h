@@ -7,7 +7,7 @@
 #include "walk_cache.h"
 
 enum { MMU_WALK = 254, MMU_FAULT = 255 };
-enum { MMU_READ = 1, MMU_WRITE = 2, MMU_EXECUTE = 4, MMU_USER = 8 };
+enum { MMU_READ = TLB_LOAD, MMU_WRITE = TLB_STORE, MMU_EXECUTE = TLB_FETCH, MMU_USER = 8 };
 
 typedef struct {
     uint64_t accesses, hits[TLB_MAX_LEVELS], walks, references, faults;
@@ -68,12 +68,13 @@ PT_INLINE int mmu_walk(const pt_format *f, mmu *m, uint64_t va, unsigned need, t
     const pt_step_read *leaf = &path.step[path.count - 1];
     const pt_layout *layout = pt_layout_of(f, leaf->level, leaf->shape);
     mmu_mark(m, f, leaf, write);
-    uint64_t offset = pt_offset_mask(f, leaf->level);
+    unsigned page_lg2 = pt_entry_size_lg2(f, leaf->level, leaf->shape);
+    uint64_t offset = va & (((uint64_t)1 << page_lg2) - 1);
     *entry = (tlb_entry){
-        .page = va >> f->level[leaf->level].shift,
-        .pa = pa & ~offset,
+        .page = va >> page_lg2,
+        .pa = pa - offset,
         .asid = pt_is_global(f, leaf->level, leaf->shape, leaf->item) ? TLB_GLOBAL : m->asid,
-        .page_lg2 = f->level[leaf->level].shift,
+        .page_lg2 = (uint8_t)page_lg2,
         .rights = (uint8_t)here.rights,
         .key = (uint8_t)(pt_number(layout->protection_key, leaf->item) & 15),
         .dirty = (uint8_t)(!m->marks || write || !pt_has_mark(layout->dirty) ||
@@ -108,7 +109,8 @@ PT_INLINE int mmu_allows(const pt_need *need, const tlb_entry *hit) {
 PT_INLINE unsigned mmu_access(mmu *m, uint64_t va, unsigned need, uint64_t *pa, int *status) {
     unsigned level;
     m->counts.accesses++;
-    tlb_entry *hit = tlb_lookup(m->tlb, va, m->asid, &level);
+    unsigned side = need & (MMU_READ | MMU_WRITE | MMU_EXECUTE);
+    tlb_entry *hit = tlb_lookup(m->tlb, va, m->asid, side, &level);
     *status = PT_OK;
     /* An entry that does not allow the access, or whose page is not marked dirty yet, asks the tables. */
     if (PT_LIKELY(hit != NULL && mmu_allows(&m->need[need], hit) && (hit->dirty || !(need & MMU_WRITE)))) {
@@ -124,9 +126,9 @@ PT_INLINE unsigned mmu_access(mmu *m, uint64_t va, unsigned need, uint64_t *pa, 
         return MMU_FAULT;
     }
     if (hit == NULL)
-        tlb_refill(m->tlb, &entry, TLB_MAX_LEVELS);
+        tlb_refill(m->tlb, &entry, va, side, TLB_MAX_LEVELS);
     else
-        tlb_fill(m->tlb, &entry, TLB_MAX_LEVELS);
+        tlb_fill(m->tlb, &entry, va, side, TLB_MAX_LEVELS);
     *pa = entry.pa | (va & (((uint64_t)1 << entry.page_lg2) - 1));
     return MMU_WALK;
 }

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ptcore.caches.tlb import KINDS, addresses_of, sides_of
 from ptcore.errors import OutOfRange, Status
 from ptcore.units import ALL_ONES
 
 WALK = MMU_WALK
 FAULT = MMU_FAULT
-KINDS = {"r": 1, "w": 2, "x": 4}
 cdef unsigned USER = 8
 
 
@@ -69,8 +69,8 @@ cdef class Mmu:
         return Outcome(code, Status(status), int(pa) if status == 0 else None)
 
     def access_many(self, vas, kinds=None, user=False):
-        source = _addresses(vas)
-        needs = _needs(kinds, source.shape)
+        source = addresses_of(vas)
+        needs = sides_of(kinds, source.shape)
         outcomes = np.empty(source.shape, dtype=np.uint8)
         cdef const uint64_t[::1] addresses = source.reshape(-1)
         cdef const uint8_t[::1] wanted = needs.reshape(-1)
@@ -118,34 +118,3 @@ cdef class Mmu:
         cdef mmu_counts *c = &self.c.counts
         hits = tuple(c.hits[n] for n in range(self.tlb.c.levels))
         return Counts(c.accesses, hits, c.walks, c.references, c.faults)
-
-
-def _addresses(vas):
-    source = np.asarray(vas)
-    if source.dtype.kind == "f" and not isinstance(vas, np.ndarray):
-        source = np.asarray(vas, dtype=object)  # NumPy makes floats of a list of small and huge integers
-    if source.size and source.dtype.kind == "O":
-        source = source.reshape(-1)
-        for va in source:
-            if not 0 <= operator.index(va) <= ALL_ONES:
-                raise OutOfRange(f"{va} is no 64-bit address")
-        return source.astype(np.uint64).reshape(np.shape(vas))
-    if source.size and source.dtype.kind not in "iu":
-        raise TypeError(f"addresses are integers, not {source.dtype}")
-    if source.size and source.min() < 0:
-        raise OutOfRange(f"{int(source.min())} is no 64-bit address")
-    return np.asarray(source, dtype=np.uint64, order="C")
-
-
-def _needs(kinds, shape):
-    if kinds is None or isinstance(kinds, str):
-        return np.full(shape, need_of("r" if kinds is None else kinds, False), dtype=np.uint8)
-    letters = np.asarray(kinds)
-    if letters.shape != shape:
-        raise ValueError(f"kinds has the shape {letters.shape}, the addresses have {shape}")
-    needs = np.zeros(shape, dtype=np.uint8)
-    for letter, need in KINDS.items():
-        needs[letters == letter] = need
-    if not needs.all():
-        raise ValueError("kinds are 'r', 'w' or 'x'")
-    return needs

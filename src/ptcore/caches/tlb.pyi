@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from typing import Any, Self, final
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
 from ptcore.caches.geometry import TlbLevel
 
 ALL_RIGHTS: int
 ENTRY_DTYPE: np.dtype[Any]
+KINDS: dict[str, int]
 MAX_ASID: int
+MISS: int
 
 @dataclass(frozen=True, slots=True)
 class Hit:
@@ -25,15 +28,18 @@ class Hit:
 
 @final
 class Tlb:
-    """A translation lookaside buffer of one or more levels, exact LRU, tagged by ASID.
+    """A translation lookaside buffer of one or more levels, tagged by ASID.
 
-    A hit below the first level refills the levels above and touches nothing else; a fill goes to every
-    level that holds the page's size (non-inclusive levels, as measured on Intel parts: vusec/tlbdr,
-    TLB/README.md). It is a table with losses: it may forget, it never answers wrongly. Single writer.
+    A hit below the first level refills the levels above and touches nothing else (as measured on Intel
+    parts: vusec/tlbdr, TLB/README.md); a fill goes to every level, as its inclusion rule has it. It is a
+    table with losses: it may forget, it never answers wrongly. Single writer.
     """
 
-    def __init__(self, levels: Sequence[TlbLevel] | str) -> None:
-        """Make an empty TLB of `levels`, or of the preset of that name. FormatError: impossible geometry."""
+    def __init__(self, levels: Sequence[TlbLevel] | str, *, seed: int = 1) -> None:
+        """Make an empty TLB of `levels`, or of the preset of that name. FormatError: impossible geometry.
+
+        `seed` is that of the arrays that replace at random.
+        """
 
     @classmethod
     def preset(cls, name: str) -> Self:
@@ -43,8 +49,27 @@ class Tlb:
     def levels(self) -> tuple[TlbLevel, ...]:
         """What it is made of."""
 
-    def lookup(self, va: int, asid: int = 0) -> Hit | None:
-        """Return the cached translation of `va`, or None. Counts as a use of the entry."""
+    def lookup(self, va: int, asid: int = 0, kind: str = "r") -> Hit | None:
+        """Return the cached translation of `va`, or None. Counts as a use of the entry.
+
+        `kind`: r, w or x: which side of the CPU asks, load, store or fetch.
+        """
+
+    def access_many(
+        self,
+        vas: npt.ArrayLike,
+        kinds: npt.ArrayLike | str | None = None,
+        asid: int = 0,
+        *,
+        page_size: int | str = "4K",
+    ) -> NDArray[np.uint8]:
+        """Look up n addresses; what is not there is brought in as a page of `page_size`. No tables are read.
+
+        `kinds`: 'r', 'w' or 'x' for all or each, or uint8[n] of 0 load, 1 store, 2 fetch. Returns uint8[n],
+        shaped as `vas`: the level that had the page, or MISS. Raises AddressError for a page size that is no
+        power of two from 1 KiB up, OutOfRange, TypeError or ValueError for addresses and kinds that are none.
+        Releases the GIL.
+        """
 
     def insert(
         self,
@@ -54,8 +79,9 @@ class Tlb:
         asid: int = 0,
         global_: bool = False,
         rights: int = 15,
+        kind: str = "r",
     ) -> None:
-        """Cache a translation in every level that holds its page size.
+        """Cache a translation in every level on that side, whole or, where it is too large, around `va`.
 
         Raises Misaligned unless va and pa are multiples of page_size; AddressError when no array holds
         pages of that size; OutOfRange for an asid, address or rights that are none.
@@ -78,3 +104,9 @@ class Tlb:
 
     def __len__(self) -> int:
         """How many entries are in use, each level counted."""
+
+def addresses_of(vas: npt.ArrayLike) -> NDArray[np.uint64]:
+    """Return addresses as uint64, of the same shape."""
+
+def sides_of(kinds: npt.ArrayLike | str | None, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return the side of each access as a bit: 1 load, 2 store, 4 fetch."""

@@ -52,7 +52,15 @@ def test_an_unknown_preset_lists_the_nearest_names() -> None:
         (TlbArray(64, 4, ("3K",)), "'3K' is no page size"),
         (TlbArray(64, 4, (512,)), "512 is no page size"),
         (TlbArray(64, 4, ("16E",)), "'16E' is no page size"),
-        (TlbArray(64, 4, ("4K", 4096)), "4K pages"),
+        (TlbArray(64, 4, ("4K", 4096)), "names a size twice"),
+        (TlbArray(64, 4, sides=()), "sides"),
+        (TlbArray(64, 4, sides=("loads",)), "sides"),
+        (TlbArray(48, 4, index_xor=7), "index_xor 7 needs .* a power of two, not 12"),
+        (TlbArray(64, 4, index_xor=64), "index_xor 64"),
+        (TlbArray(64, 4, policy="mru"), "no policy is called 'mru'"),
+        (TlbArray(48, 48, policy="plru"), "a power of two up to 32, not 48"),
+        (TlbArray(64, 64, policy="srrip"), "32 at most"),
+        (TlbArray(60, 6, policy="mru_plru4"), "a multiple of 4"),
     ],
 )
 def test_an_impossible_array_is_refused_by_the_field_that_makes_it_so(array, words) -> None:
@@ -66,7 +74,9 @@ def test_impossible_levels_are_refused() -> None:
         ((), "1 to 4 levels"),
         ((TlbLevel("L", (array,)),) * 5, "1 to 4 levels"),
         ((TlbLevel("L1", ()),), "L1: arrays"),
-        ((TlbLevel("L1", (array, array)),), "two arrays hold 4K pages"),
+        ((TlbLevel("L1", (array,), "everything"),), "inclusion 'everything' is none of"),
+        ((TlbLevel("L1", (array,), "victim"),), "nothing is above the first level"),
+        ((TlbLevel("L1", (array,), live_asids=17),), "live_asids 17"),
     ]:
         with pytest.raises(FormatError, match=words):
             Tlb(levels)
