@@ -227,8 +227,12 @@ class ImageError(PtcoreError):
 
 
 class TraceError(PtcoreError):
-    """A trace cannot be read. `line` is the 1-based number of the line at fault, if there is one."""
+    """A trace cannot be read. `line` is the 1-based number of the line at fault, if there is one;
+    `offset` that of the record's first byte (of a compressed trace: after decompression)."""
 
-    def __init__(self, message: str, line: int | None = None) -> None:
-        super().__init__(message if line is None else f"line {line}: {message}")
+    def __init__(self, message: str, line: int | None = None, offset: int | None = None) -> None:
+        place = f"line {line}: " if line is not None else ""
+        place += f"offset {offset}: " if offset is not None else ""
+        super().__init__(place + message)
         self.line = line
+        self.offset = offset

@@ -1,0 +1,1 @@
+"""Recorded accesses, read in chunks from the formats of other tools."""
