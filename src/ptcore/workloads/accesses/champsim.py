@@ -42,14 +42,16 @@ def read(path: Path, damage: Damage, record_bytes: int = SHORT_BYTES) -> Iterato
                 records, made = unpack(block[at:whole], record_bytes, rows, made)
                 at += records * record_bytes
                 if at < whole:
-                    damage.found("the branch flags of this record are not 0 or 1", offset=offset + at)
+                    damage.found(
+                        "the branch flags of this record are not 0 or 1", offset=offset + at
+                    )
                     at += record_bytes
             if made:
                 none = np.zeros(made, np.uint32)
                 yield Accesses(
                     rows.va[:made].copy(), rows.kind[:made].copy(), none, none.astype(np.uint16)
                 )
-            if got > whole:
+            if got > whole and not source.broken:
                 reason = f"the trace ends within this record, after {got - whole} bytes"
                 damage.found(reason, offset=offset + whole)
             if got < len(block):

@@ -101,11 +101,13 @@ def empty_chunk(count: int, timed: bool) -> Accesses:
 def gather(chunks: Iterator[Accesses], count: int = CHUNK) -> Iterator[Accesses]:
     """Yield the same accesses in chunks of at least `count`, but for the last."""
     held: list[Accesses] = []
+    rows = 0
     for chunk in chunks:
         held.append(chunk)
-        if sum(map(len, held)) >= count:
+        rows += len(chunk)
+        if rows >= count:
             yield join(held)
-            held = []
+            held, rows = [], 0
     if held:
         yield join(held)
 
@@ -114,12 +116,18 @@ def gather(chunks: Iterator[Accesses], count: int = CHUNK) -> Iterator[Accesses]
 class Damage:
     """The damaged records of one reading: the first one raises, or all are counted.
 
-    `where` is the name of the file, for messages.
+    `where` is the name of the file, for messages. `whole` is the damage of the trace that this file
+    is a part of; what is counted here is counted there as well.
     """
 
     where: str
     skip: bool = False
     count: int = 0
+    whole: Damage | None = None
+
+    def part(self, where: str) -> Damage:
+        """Return the damage of a part of the trace."""
+        return Damage(where, self.skip, whole=self)
 
     def found(
         self, reason: str, line: int | None = None, offset: int | None = None, records: int = 1
@@ -131,3 +139,5 @@ class Damage:
         if not self.skip:
             raise TraceError(f"{self.where}: {reason}", line=line, offset=offset)
         self.count += records
+        if self.whole is not None:
+            self.whole.found(reason, line, offset, records)

@@ -74,7 +74,7 @@ class LineReader:
                         yield chunk[:made]
                         chunk, made = empty_chunk(CHUNK, self._timed), 0
                 held = self._keep(source, at, end)
-            if held:
+            if held and not source.broken:
                 self._line += 1
                 reason = "the trace ends within this line: it has no newline"
                 self._damage.found(reason, line=self._line)

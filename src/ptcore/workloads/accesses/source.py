@@ -24,7 +24,7 @@ _COMPRESSED: dict[bytes, Callable[[Any, str], Any]] = {
     b"BZh": bz2.open,
 }
 _BROKEN = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
-_WRITERS: dict[str, Callable[[Any, str], Any]] = {
+COMPRESSIONS: dict[str, Callable[[Any, str], Any]] = {
     ".gz": gzip.open,
     ".xz": lzma.open,
     ".bz2": bz2.open,
@@ -32,11 +32,15 @@ _WRITERS: dict[str, Callable[[Any, str], Any]] = {
 
 
 class Source:
-    """A file read from front to end; `offset` counts the bytes that were given out, decompressed."""
+    """A file read from front to end.
+
+    `offset` counts the bytes that were given out, decompressed; `broken`: it ended before its end.
+    """
 
     def __init__(self, path: str | os.PathLike[str], damage: Damage) -> None:
         self.damage = damage
         self.offset = 0
+        self.broken = False
         self._file: Any = open(path, "rb", buffering=0)
         start = self._file.read(max(map(len, _COMPRESSED)))
         self._file.seek(0)
@@ -64,28 +68,26 @@ class Source:
         A compressed file that is cut short or damaged ends there: TraceError, or counted as one
         damaged record where those are skipped.
         """
-        view = memoryview(room)
-        done = 0
+        view, done = memoryview(room), 0
         try:
-            while done < len(view):
+            while done < len(view) and not self.broken:
                 got = self._read(view[done:])
                 if not got:
                     break
                 done += got
+                self.offset += got
         except _BROKEN as error:
-            self.offset += done
-            self.damage.found(
-                f"the compressed file is truncated or damaged ({error})", offset=self.offset
-            )
-            return done
+            self._break(error)
         except OSError as error:
             if not self.compressed or error.errno is not None:
                 raise
-            self.offset += done  # bz2 has no class of its own for this
-            self.damage.found(f"the compressed file is damaged ({error})", offset=self.offset)
-            return done
-        self.offset += done
+            self._break(error)  # bz2 has no class of its own for this
         return done
+
+    def _break(self, error: Exception) -> None:
+        self.broken = True
+        reason = f"the compressed file is truncated or damaged ({error})"
+        self.damage.found(reason, offset=self.offset)
 
     def _read(self, view: memoryview) -> int:
         if not self.compressed:
@@ -104,5 +106,5 @@ def head_of(path: str | os.PathLike[str]) -> bytes:
 
 def open_target(path: Path, name: str) -> Any:
     """Open `path` for writing bytes, compressed as the suffix of `name` says."""
-    opener = _WRITERS.get(Path(name).suffix)
+    opener = COMPRESSIONS.get(Path(name).suffix)
     return open(path, "wb") if opener is None else opener(path, "wb")

@@ -1,0 +1,77 @@
+"""Read the members of a zip archive in blocks; a damaged archive is damage, not a Python error."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptcore.errors import TraceError
+from ptcore.workloads.accesses.chunks import Damage
+
+MAGIC = b"PK\x03\x04"
+# NotImplementedError: a damaged header asks for a compression that there is not.
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip. Raises TraceError when it has no directory, as one that is cut short."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise TraceError(f"{path.name}: the archive is cut short or damaged ({error})") from None
+    with archive:
+        yield archive
+
+
+class Member:
+    """A member read from front to end; `offset` counts the bytes given out, `broken`: it was cut."""
+
+    def __init__(self, archive: zipfile.ZipFile, name: str, damage: Damage) -> None:
+        self.damage = damage
+        self.offset = 0
+        self.broken = False
+        self._file: Any = None
+        try:
+            self._file = archive.open(name)
+        except _BROKEN as error:
+            self._break(error)
+
+    def __enter__(self) -> Member:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def fill(self, room: NDArray[np.uint8]) -> int:
+        """Read until `room` is full or the member ends; return the bytes read."""
+        view, done = memoryview(room), 0
+        try:
+            while done < len(view) and not self.broken:
+                found = self._file.read1(len(view) - done)
+                if not found:
+                    break
+                view[done : done + len(found)] = found
+                done += len(found)
+                self.offset += len(found)
+        except _BROKEN as error:
+            self._break(error)
+        return done
+
+    def _break(self, error: Exception) -> None:
+        self.broken = True
+        self.damage.found(f"the archive is damaged ({error})", offset=self.offset)
