@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ptcore.workloads.accesses import Accesses, AccessKind, convert, open_accesses
 from ptcore.workloads.ftrace import (
     AREA_DTYPE,
     EVENT_DTYPE,
@@ -18,11 +19,15 @@ from ptcore.workloads.ftrace import (
 __all__ = [
     "AREA_DTYPE",
     "EVENT_DTYPE",
+    "AccessKind",
+    "Accesses",
     "Areas",
     "Damaged",
     "EventKind",
     "FtraceLog",
+    "convert",
     "join_areas",
+    "open_accesses",
     "read_ftrace",
     "read_sample",
     "sample_path",

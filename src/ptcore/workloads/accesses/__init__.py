@@ -10,6 +10,7 @@ from ptcore.workloads.accesses.chunks import Accesses, AccessKind
 from ptcore.workloads.accesses.conversion import (
     TARGETS,
     Converted,
+    Target,
     convert,
     write_accesses,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "Accesses",
     "Converted",
     "Form",
+    "Target",
     "convert",
     "guess_form",
     "open_accesses",

@@ -17,8 +17,8 @@ from ptcore.errors import TraceError
 from ptcore.workloads.accesses.chunks import Damage
 
 MAGIC = b"PK\x03\x04"
-# NotImplementedError: a damaged header asks for a compression that there is not.
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+# RuntimeError: the header asks for a password, or for a compression that there is not.
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
 @contextmanager
@@ -59,7 +59,7 @@ class Member:
 
     def fill(self, room: NDArray[np.uint8]) -> int:
         """Read until `room` is full or the member ends; return the bytes read."""
-        view, done = memoryview(room), 0
+        view, done = room.data, 0
         try:
             while done < len(view) and not self.broken:
                 found = self._file.read1(len(view) - done)

@@ -7,10 +7,11 @@ time_ns that there are. Both are read in chunks and never as a whole; nothing is
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import tokenize
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -113,34 +114,27 @@ def read_npz(path: Path, damage: Damage) -> Iterator[Accesses]:
             first += count
 
 
-class Writer:
-    """Writes an .npz that numpy.load reads; the columns wait in temporary files until the end."""
+def write_npz(chunks: Iterable[Accesses], file: Any) -> None:
+    """Write an .npz that numpy.load reads; the columns wait in temporary files until the end.
 
-    keeps = tuple(COLUMNS)
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self._waiting: dict[str, IO[bytes]] = {}
-        self._count = 0
-
-    def write(self, chunk: Accesses) -> None:
-        """Append the rows. Raises TraceError when only some of the chunks have times."""
-        columns = chunk.columns()
-        if self._waiting and self._waiting.keys() != columns.keys():
-            raise TraceError("only a part of the trace has times")
-        for name, column in columns.items():
-            if name not in self._waiting:
-                self._waiting[name] = tempfile.TemporaryFile()
-            column.tofile(self._waiting[name])
-        self._count += len(chunk)
-
-    def close(self) -> None:
-        """Put the columns together."""
-        with zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED) as archive:
-            for name, waiting in self._waiting.items():
-                header = {"descr": COLUMNS[name].str, "fortran_order": False}
-                with archive.open(name + _SUFFIX, "w", force_zip64=True) as member, waiting:
-                    npy.write_array_header_1_0(member, header | {"shape": (self._count,)})
-                    waiting.seek(0)
-                    while block := waiting.read(_BLOCK):
-                        member.write(block)
+    Raises TraceError when only some of the chunks have times.
+    """
+    with ExitStack() as stack:
+        waiting: dict[str, IO[bytes]] = {}
+        count = 0
+        for chunk in chunks:
+            columns = chunk.columns()
+            if not waiting:
+                waiting = {n: stack.enter_context(tempfile.TemporaryFile()) for n in columns}
+            if waiting.keys() != columns.keys():
+                raise TraceError("only a part of the trace has times")
+            for name, column in columns.items():
+                waiting[name].write(column.tobytes())
+            count += len(chunk)
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, rows in waiting.items():
+                header = {"descr": COLUMNS[name].str, "fortran_order": False, "shape": (count,)}
+                with archive.open(name + _SUFFIX, "w", force_zip64=True) as member:
+                    npy.write_array_header_1_0(member, header)
+                    rows.seek(0)
+                    shutil.copyfileobj(rows, member, _BLOCK)

@@ -10,7 +10,7 @@ Source: ChampSim inc/trace_instruction.h, struct input_instr and cloudsuite_inst
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from ptcore.errors import TraceError
 from ptcore.workloads.accesses.champsim_records import Packer, unpack
 from ptcore.workloads.accesses.chunks import CHUNK, Accesses, Damage, empty_chunk
-from ptcore.workloads.accesses.source import Source
+from ptcore.workloads.accesses.source import HEAD_BYTES, Source
 
 SHORT_BYTES = 64
 LONG_BYTES = 96
@@ -61,42 +61,36 @@ def read(path: Path, damage: Damage, record_bytes: int = SHORT_BYTES) -> Iterato
 def record_bytes_of(head: bytes) -> int | None:
     """Return the size of the records that a file begins with, or None when these are no records.
 
-    Records of the other size would show addresses where the flags are. The padding of the long ones
-    decides where both fit.
+    Records taken for the other size mostly show addresses where the flags or the padding are. Where
+    both fit, a short file is whole in one size; else the nearer one ip is to the next, the better.
     """
-    for size in (LONG_BYTES, SHORT_BYTES):
+    fitting: dict[int, float] = {}
+    for size in (SHORT_BYTES, LONG_BYTES):
         count = len(head) // size
         records = np.frombuffer(head, np.uint8, count * size).reshape(count, size)
-        plausible = count > 0 and bool((records[:, 8:10] <= 1).all())
-        if size == LONG_BYTES:
-            plausible = plausible and not records[:, _LONG_PADDING].any()
-        if plausible and records[:, :8].any():
-            return size
-    return None
+        padding = records[:, _LONG_PADDING] if size == LONG_BYTES else records[:, :0]
+        if count and (records[:, 8:10] <= 1).all() and records[:, :8].any() and not padding.any():
+            ips = np.ascontiguousarray(records[:, :8]).view("<u8")[:, 0].astype(np.float64)
+            fitting[size] = float(np.log2(1 + np.abs(np.diff(ips))).mean()) if count > 1 else 0.0
+    whole = [size for size in fitting if len(head) % size == 0]
+    if len(head) < HEAD_BYTES and len(whole) == 1:
+        return whole[0]
+    return min(fitting, key=lambda size: fitting[size], default=None)
 
 
-class Writer:
-    """Writes records of 64 bytes that read back as the same accesses, in order.
+def write(chunks: Iterable[Accesses], file: Any) -> None:
+    """Write records of 64 bytes that read back as the same accesses, in order.
 
     A fetch begins a record; so does an access without room in the last one, with ip 0. Registers
-    and branches are not known. Sizes, CPUs and times are not written, ChampSim has none.
+    and branches are not known. Sizes, CPUs and times are not written, ChampSim has none. Raises
+    TraceError for an access to address 0, which says "unused" here.
     """
-
-    keeps = ("va", "kind")
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self._packer = Packer()
-        self._records = np.empty(CHUNK * SHORT_BYTES, np.uint8)
-
-    def write(self, chunk: Accesses) -> None:
-        """Write the accesses. Raises TraceError for the address 0, which says "unused" here."""
+    packer = Packer()
+    records = np.empty(CHUNK * SHORT_BYTES, np.uint8)
+    for chunk in chunks:
         if not chunk.va.all():
             raise TraceError("an access to address 0 cannot be written as a record of ChampSim")
         for first in range(0, len(chunk), CHUNK):
             part = chunk[first : first + CHUNK]
-            self._file.write(self._records[: self._packer.pack(part.va, part.kind, self._records)])
-
-    def close(self) -> None:
-        """Write the last record."""
-        self._file.write(self._packer.last())
+            file.write(records[: packer.pack(part.va, part.kind, records)])
+    file.write(packer.last())

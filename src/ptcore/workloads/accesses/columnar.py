@@ -8,15 +8,15 @@ when such a file is opened and nowhere else.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ptcore.errors import TraceError
-from ptcore.workloads.accesses.chunks import CHUNK, COLUMNS, Accesses, Damage, join
+from ptcore.workloads.accesses.chunks import CHUNK, Accesses, Damage, gather
 from ptcore.workloads.accesses.rows import check_names, chunk_of
 
 PARQUET_MAGIC = b"PAR1"
@@ -32,16 +32,16 @@ def _arrow(module: str = "pyarrow") -> Any:
         raise TraceError("Parquet and Arrow need pyarrow: pip install 'ptcore[parquet]'") from None
 
 
-@contextmanager
-def _damage_of(where: str, damage: Damage, rows: int = 1) -> Iterator[None]:
-    """Turn what pyarrow raises on damaged bytes into damage; errors of the system stay errors."""
-    pa = _arrow()
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        damage.found(f"{where}: {str(error).splitlines()[0]}", records=rows)
+def _errors() -> tuple[type[Exception], ...]:
+    return (_arrow().ArrowException, OSError)
+
+
+def _report(error: Exception, where: str, damage: Damage, rows: int = 1) -> None:
+    """Turn what pyarrow raised on damaged bytes into damage; errors of the system stay errors."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
+    said = (str(error).splitlines() or ["damaged"])[0]
+    damage.found(f"{where}: {said}", records=rows)
 
 
 def _check_columns(schema: Any, where: str) -> list[str]:
@@ -73,83 +73,71 @@ def _chunks(batch: Any, names: list[str], first: int, damage: Damage) -> Iterato
 def read_parquet(path: Path, damage: Damage) -> Iterator[Accesses]:
     """Yield the accesses of a Parquet file. A damaged row group costs the rest of its rows."""
     parquet = _arrow("pyarrow.parquet")
-    with _damage_of(f"{path.name} is no whole Parquet file", Damage(path.name)):
+    try:
         file = parquet.ParquetFile(path)
+    except _errors() as error:
+        _report(error, "this is no whole Parquet file", Damage(path.name))
     with file:
         names = _check_columns(file.schema_arrow, path.name)
         first = 0
         for group in range(file.num_row_groups):
-            rows = done = file.metadata.row_group(group).num_rows
-            done = 0
-            with _damage_of(f"row group {group}, from row {first}", damage):
-                batches = file.iter_batches(CHUNK, row_groups=[group], columns=names)
-                for batch in batches:
+            rows, done = file.metadata.row_group(group).num_rows, 0
+            try:
+                for batch in file.iter_batches(CHUNK, row_groups=[group], columns=names):
                     yield from _chunks(batch, names, first + done, damage)
                     done += batch.num_rows
-            if done < rows and damage.skip:
-                damage.count += rows - done - 1
+            except _errors() as error:
+                _report(error, f"row group {group}, row {first + done}", damage, rows - done)
             first += rows
 
 
-def read_arrow(path: Path, damage: Damage) -> Iterator[Accesses]:
-    """Yield the accesses of an Arrow IPC file (Feather) or stream; a file is mapped, not loaded."""
-    ipc, pa = _arrow("pyarrow.ipc"), _arrow()
-    with pa.memory_map(str(path)) as mapped:
-        is_file = mapped.read(len(ARROW_MAGIC)) == ARROW_MAGIC
-        mapped.seek(0)
-        with _damage_of(f"{path.name} is no whole Arrow file", Damage(path.name)):
-            reader = ipc.open_file(mapped) if is_file else ipc.open_stream(mapped)
-        names = _check_columns(reader.schema, path.name)
-        first = number = 0
-        while not is_file or number < reader.num_record_batches:
-            batch = None
-            with _damage_of(f"record batch {number}, from row {first}", damage):
-                try:
-                    batch = reader.get_batch(number) if is_file else reader.read_next_batch()
-                    batch.validate(full=True)
-                except StopIteration:
-                    break
-            if batch is None and not is_file:
-                break  # what follows in a stream cannot be found
-            if batch is not None:
-                yield from _chunks(batch, names, first, damage)
-                first += batch.num_rows
-            number += 1
-
-
-class Writer:
-    """Writes Parquet, compressed with zstd, in row groups of about a million rows."""
-
-    keeps = tuple(COLUMNS)
-
-    def __init__(self, file: Any) -> None:
-        self._parquet = _arrow("pyarrow.parquet")
-        self._pa = _arrow()
-        self._file = file
-        self._writer: Any = None
-        self._held: list[Accesses] = []
-        self._rows = 0
-
-    def write(self, chunk: Accesses) -> None:
-        """Append the rows. Raises TraceError when only some of the chunks have times."""
-        self._held.append(chunk)
-        self._rows += len(chunk)
-        if self._rows >= _ROW_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        if not self._held:
+def _batches(mapped: Any, path: Path, damage: Damage) -> Iterator[Any]:
+    """Yield the record batches of a file or a stream; in a stream, none after a damaged one."""
+    ipc = _arrow("pyarrow.ipc")
+    is_file = mapped.read(len(ARROW_MAGIC)) == ARROW_MAGIC
+    mapped.seek(0)
+    try:
+        reader = ipc.open_file(mapped) if is_file else ipc.open_stream(mapped)
+    except _errors() as error:
+        _report(error, "this is no whole Arrow file", Damage(path.name))
+    _check_columns(reader.schema, path.name)
+    number = 0
+    while not is_file or number < reader.num_record_batches:
+        try:
+            batch = reader.get_batch(number) if is_file else reader.read_next_batch()
+            batch.validate(full=True)
+            yield batch
+        except StopIteration:
             return
-        table = self._pa.table(join(self._held).columns())
-        if self._writer is None:
-            self._writer = self._parquet.ParquetWriter(self._file, table.schema, compression="zstd")
-        if self._writer.schema != table.schema:
-            raise TraceError("only a part of the trace has times")
-        self._writer.write_table(table, row_group_size=len(table))
-        self._held, self._rows = [], 0
+        except _errors() as error:
+            _report(error, f"record batch {number}", damage)
+            if not is_file:
+                return
+        number += 1
 
-    def close(self) -> None:
-        """Write the last row group and the file's footer."""
-        self._flush()
-        if self._writer is not None:
-            self._writer.close()
+
+def read_arrow(path: Path, damage: Damage) -> Iterator[Accesses]:
+    """Yield the accesses of an Arrow IPC file (Feather) or stream; it is mapped, not loaded."""
+    first = 0
+    with _arrow().memory_map(str(path)) as mapped:
+        for batch in _batches(mapped, path, damage):
+            yield from _chunks(batch, _check_columns(batch.schema, path.name), first, damage)
+            first += batch.num_rows
+
+
+def write_parquet(chunks: Iterable[Accesses], file: Any) -> None:
+    """Write Parquet, compressed with zstd, in row groups of about a million rows.
+
+    Raises TraceError when only some of the chunks have times.
+    """
+    pa, parquet = _arrow(), _arrow("pyarrow.parquet")
+    with ExitStack() as stack:
+        writer: Any = None
+        for chunk in gather(iter(chunks), _ROW_GROUP):
+            table = pa.table(chunk.columns())
+            if writer is None:
+                writer = parquet.ParquetWriter(file, table.schema, compression="zstd")
+                stack.enter_context(writer)
+            if writer.schema != table.schema:
+                raise TraceError("only a part of the trace has times")
+            writer.write_table(table, row_group_size=len(table))

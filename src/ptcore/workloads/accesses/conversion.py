@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ptcore.errors import TraceError
 from ptcore.workloads.accesses import arrays, champsim, columnar, lackey
-from ptcore.workloads.accesses.chunks import Accesses
+from ptcore.workloads.accesses.chunks import COLUMNS, Accesses
 from ptcore.workloads.accesses.forms import open_accesses
 from ptcore.workloads.accesses.source import COMPRESSIONS, open_target
 
 
-class Writer(Protocol):
-    """Writes chunks to an open file; `keeps` are the columns that its form holds."""
+@dataclass(frozen=True)
+class Target:
+    """A form that can be written: how, and the columns that it keeps."""
 
+    write: Callable[[Iterable[Accesses], Any], None]
     keeps: tuple[str, ...]
-
-    def write(self, chunk: Accesses) -> None:
-        """Write a chunk, after those before it."""
-        ...
-
-    def close(self) -> None:
-        """Write what is left; the file itself stays open."""
-        ...
+    compressible: bool = False
 
 
-TARGETS: dict[str, Callable[[Any], Writer]] = {
-    "npz": arrays.Writer,
-    "parquet": columnar.Writer,
-    "lackey": lackey.Writer,
-    "champsim": champsim.Writer,
+TARGETS: dict[str, Target] = {
+    "npz": Target(arrays.write_npz, tuple(COLUMNS)),
+    "parquet": Target(columnar.write_parquet, tuple(COLUMNS)),
+    "lackey": Target(lackey.write, ("va", "kind", "size"), compressible=True),
+    "champsim": Target(champsim.write, ("va", "kind"), compressible=True),
 }
 """What can be written, by form."""
 
@@ -44,7 +39,6 @@ _SUFFIXES = {
     ".champsim": "champsim",
     ".champsimtrace": "champsim",
 }
-_COMPRESSIBLE = ("lackey", "champsim")
 
 
 @dataclass(frozen=True)
@@ -73,17 +67,29 @@ def target_form(target: str | os.PathLike[str], form: str | None = None) -> str:
         raise TraceError(f"{name!r} ends in none of {', '.join(_SUFFIXES)}: say the form to write")
     if form not in TARGETS:
         raise TraceError(f"{form!r} cannot be written; {', '.join(TARGETS)} can")
-    if compressed and form not in _COMPRESSIBLE:
+    if compressed and not TARGETS[form].compressible:
         raise TraceError(f"{name!r}: {form} is not written with {suffix} around it")
     return form
 
 
-def _lost(chunk: Accesses, keeps: tuple[str, ...]) -> set[str]:
-    return {
-        name
-        for name, column in chunk.columns().items()
-        if name not in keeps and (name == "time_ns" or column.any())
-    }
+class _Counted:
+    """Chunks on their way to a target: how many accesses, and which columns it does not keep."""
+
+    def __init__(self, chunks: Iterable[Accesses], keeps: tuple[str, ...]) -> None:
+        self._chunks = chunks
+        self._keeps = keeps
+        self.accesses = 0
+        self.lost: set[str] = set()
+
+    def __iter__(self) -> Iterator[Accesses]:
+        for chunk in self._chunks:
+            self.accesses += len(chunk)
+            self.lost |= {
+                name
+                for name, column in chunk.columns().items()
+                if name not in self._keeps and (name == "time_ns" or column.any())
+            }
+            yield chunk
 
 
 def write_accesses(
@@ -96,22 +102,16 @@ def write_accesses(
     `target_form` does, and for what the form cannot say; OSError when it cannot be written.
     """
     path = Path(target)
-    make = TARGETS[target_form(path, form)]
+    made = TARGETS[target_form(path, form)]
     part = path.with_name(path.name + ".part")
-    lost: set[str] = set()
-    count = 0
+    counted = _Counted(chunks, made.keeps)
     try:
         with open_target(part, path.name) as file:
-            writer = make(file)
-            for chunk in chunks:
-                writer.write(chunk)
-                count += len(chunk)
-                lost |= _lost(chunk, writer.keeps)
-            writer.close()
+            made.write(counted, file)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    return Converted(count, 0, tuple(sorted(lost)))
+    return Converted(counted.accesses, 0, tuple(sorted(counted.lost)))
 
 
 def convert(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -107,7 +106,7 @@ def guess_form(path: str | os.PathLike[str]) -> str:
     if found is None and head.startswith(archives.MAGIC):
         found = _form_of_zip(path)
     elif found is None:
-        found = _form_of_text(head) if b"\0" not in head else _form_of_records(head)
+        found = _form_of_text(head) or _form_of_records(head)
     if found is None:
         hint = "; it looks like ftrace, which is no trace of accesses" * bool(_FTRACE.search(head))
         raise TraceError(

@@ -9,7 +9,7 @@ Source: valgrind lackey/lk_main.c, trace_instr() and its neighbours; run with va
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +28,10 @@ def read(path: Path, damage: Damage) -> Iterator[Accesses]:
     yield from LineReader(path, LackeyLines(), damage, "lackey", timed=False)
 
 
-class Writer:
-    """Writes lines to a file; CPUs and times are not written, lackey has none."""
-
-    keeps = ("va", "kind", "size")
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self._text = np.empty(CHUNK * _LONGEST, np.uint8)
-
-    def write(self, chunk: Accesses) -> None:
-        """Write one line per access."""
+def write(chunks: Iterable[Accesses], file: Any) -> None:
+    """Write one line per access; CPUs and times are not written, lackey has none."""
+    text = np.empty(CHUNK * _LONGEST, np.uint8)
+    for chunk in chunks:
         for first in range(0, len(chunk), CHUNK):
             part = chunk[first : first + CHUNK]
-            made = format_lines(part.va, part.kind, part.size, self._text)
-            self._file.write(self._text[:made])
-
-    def close(self) -> None:
-        """Nothing is left to write."""
+            file.write(text[: format_lines(part.va, part.kind, part.size, text)])

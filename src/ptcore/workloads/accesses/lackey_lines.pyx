@@ -49,7 +49,7 @@ cdef inline const uint8_t* address(const uint8_t* at, uint64_t* value) noexcept 
 
 
 cdef inline const uint8_t* bytes_of(const uint8_t* at, uint64_t* value) noexcept nogil:
-    """Read 1 to 10 decimal digits and a newline, or return NULL."""
+    """Read 1 to 10 decimal digits and the line's end, or return NULL."""
     cdef uint64_t found = 0
     cdef int digits = 0
     while at[0] >= c"0" and at[0] <= c"9":
@@ -58,6 +58,7 @@ cdef inline const uint8_t* bytes_of(const uint8_t* at, uint64_t* value) noexcept
         digits += 1
         if digits > 10:
             return NULL
+    at += at[0] == c"\r"
     if digits == 0 or at[0] != c"\n" or found > <uint32_t>-1:
         return NULL
     value[0] = found
@@ -80,7 +81,7 @@ cdef inline int kind_of(const uint8_t* at) noexcept nogil:
 cdef inline bint is_remark(const uint8_t* at) noexcept nogil:
     """Whether the line is empty, or begins as valgrind's messages do: ==PID==, --PID--, **PID**."""
     cdef uint8_t mark = at[0]
-    if mark == c"\n":
+    if mark == c"\n" or (mark == c"\r" and at[1] == c"\n"):
         return True
     if (mark != c"=" and mark != c"-" and mark != c"*") or at[1] != mark:
         return False

@@ -16,6 +16,7 @@ from ptcore.workloads.accesses.text cimport (
     hexadecimal,
     holds,
     spaces,
+    trimmed,
     whole_lines,
     word,
 )
@@ -198,7 +199,7 @@ cdef class PerfLines:
                     stop = CHUNK_FULL
                     break
                 ends = <const uint8_t*>memchr(line, c"\n", last - line)
-                found = read_line(line, ends, &access)
+                found = read_line(line, trimmed(line, ends), &access)
                 if found == BAD:
                     stop = BAD_LINE
                     break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import zlib
@@ -41,7 +42,7 @@ class Source:
         self.damage = damage
         self.offset = 0
         self.broken = False
-        self._file: Any = open(path, "rb", buffering=0)
+        self._file: Any = io.FileIO(path)
         start = self._file.read(max(map(len, _COMPRESSED)))
         self._file.seek(0)
         opener = next((o for magic, o in _COMPRESSED.items() if start.startswith(magic)), None)
@@ -68,7 +69,7 @@ class Source:
         A compressed file that is cut short or damaged ends there: TraceError, or counted as one
         damaged record where those are skipped.
         """
-        view, done = memoryview(room), 0
+        view, done = room.data, 0
         try:
             while done < len(view) and not self.broken:
                 got = self._read(view[done:])

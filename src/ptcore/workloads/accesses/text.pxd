@@ -105,3 +105,8 @@ cdef inline const uint8_t* whole_lines(const uint8_t* at, const uint8_t* end) no
     while end > at and (end - 1)[0] != c"\n":
         end -= 1
     return end
+
+
+cdef inline const uint8_t* trimmed(const uint8_t* at, const uint8_t* end) noexcept nogil:
+    """Return the end of a line without its carriage return."""
+    return end - 1 if end > at and (end - 1)[0] == c"\r" else end

@@ -17,6 +17,7 @@ from ptcore.workloads.accesses.text cimport (
     holds,
     ptcore_digit,
     spaces,
+    trimmed,
     whole_lines,
     word,
 )
@@ -93,9 +94,12 @@ cdef class ViewLines:
             at = holds(at, end, " on core ")
             if at == NULL:
                 return BAD
-            # The recorder prints all-ones when it could not tell; 20 digits are no number here.
-            rest = decimal(at, end, &number)
-            self.cpu = <int>number if rest == end - 1 and number <= 65535 else 0
+            if begins(at, end, "18446744073709551615>") or begins(at, end, "4294967295>"):
+                self.cpu = 0  # all-ones: the recorder could not tell
+                return NOTHING
+            if decimal(at, end, &number) != end - 1 or number > 65535:
+                return BAD
+            self.cpu = <int>number
         return NOTHING
 
     cdef Found record(
@@ -159,7 +163,7 @@ cdef class ViewLines:
                     stop = CHUNK_FULL
                     break
                 ends = <const uint8_t*>memchr(line, c"\n", last - line)
-                found = self.line(line, ends, &access)
+                found = self.line(line, trimmed(line, ends), &access)
                 if found == BAD:
                     stop = BAD_LINE
                     break
