@@ -57,10 +57,10 @@ cdef class ThreadRecords:
                 return False
             self.time_ns = <int64_t>((value - EPOCH) * 1000)
         elif marker == MARKER_CPU_ID:
+            if value == <uint64_t>-1 or value == <uint32_t>-1:
+                value = 0  # all-ones: the recorder could not tell
             if value > 65535:
-                # All-ones, in 32 or 64 bits: the recorder could not tell.
-                self.cpu = 0
-                return value == <uint64_t>-1 or value == <uint32_t>-1
+                return False
             self.cpu = <int>value
         return True
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from ptcore.errors import TraceError
 from ptcore.workloads.accesses import (
-    AccessKind,
     Accesses,
+    AccessKind,
     champsim,
     convert,
     open_accesses,
