@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,19 +18,29 @@ from ptcore.errors import TraceError
 from ptcore.workloads.accesses.chunks import Damage
 
 MAGIC = b"PK\x03\x04"
-# RuntimeError: the header asks for a password, or for a compression that there is not.
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+# RuntimeError: a header asks for a password, or (NotImplementedError) for a version or a compression
+# that there is not. OSError and ValueError: it points to before the file.
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError)
+
+
+def _check(error: Exception) -> None:
+    """Raise an error of the system; what a damaged archive makes zipfile do is none."""
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        raise error
 
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """Open a zip. Raises TraceError when it has no directory, as one that is cut short."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise TraceError(f"{path.name}: the archive is cut short or damaged ({error})") from None
-    with archive:
-        yield archive
+    with open(path, "rb") as file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except _BROKEN as error:
+            _check(error)
+            reason = f"the archive is cut short or damaged ({error})"
+            raise TraceError(f"{path.name}: {reason}") from None
+        with archive:
+            yield archive
 
 
 class Member:
@@ -73,5 +84,6 @@ class Member:
         return done
 
     def _break(self, error: Exception) -> None:
+        _check(error)
         self.broken = True
         self.damage.found(f"the archive is damaged ({error})", offset=self.offset)

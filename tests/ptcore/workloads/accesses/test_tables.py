@@ -255,3 +255,21 @@ def test_parquet_is_read_out_of_core(tmp_path: Path) -> None:
         most = max(most, pa.total_allocated_bytes() - before)
         assert len(chunk) <= 1 << 16
     assert 0 < most < 8 * rows // 4
+
+
+def test_whatever_byte_of_an_archives_directory_is_damaged_it_is_no_python_error(
+    tmp_path: Path,
+) -> None:
+    held = io.BytesIO()
+    np.savez(held, va=np.arange(4, dtype=np.uint64))
+    content = held.getvalue()
+    path = tmp_path / "a.npz"
+    outcomes = {"read": 0, "refused": 0}
+    for at in range(content.index(b"PK\1\2"), len(content)):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
+        try:
+            assert [chunk.va.tolist() for chunk in open_accesses(path, "npz")] == [[0, 1, 2, 3]]
+            outcomes["read"] += 1
+        except TraceError:
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 5, outcomes
