@@ -1,8 +1,8 @@
 """Replacement policies, told as naively as can be: one set each, ways numbered from 0, no tags, no sizes.
 
-LRU and FIFO as lists; tree-PLRU and SRRIP as their papers draw them; Skylake's "(MRU+1)%3PLRU4" as vusec/tlbdr
-describes it (TLB/README.md): three groups of four ways, each a tree; the victim is in the group after the
-one used last.
+LRU and FIFO as lists; tree-PLRU and SRRIP as their papers draw them; Skylake's "(MRU+1)%3PLRU4" as the
+README.md of vusec/tlbdr describes it: three groups of four ways, each a tree; the victim is in the group
+after the one used last.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from ptcore.errors import FormatError
@@ -54,10 +55,10 @@ class TlbArray:
 
     def validate(self, where: str) -> None:
         """Raise FormatError, naming the field, for a geometry that cannot be."""
-        for field, number in (("entries", self.entries), ("ways", self.ways)):
+        for what, number in (("entries", self.entries), ("ways", self.ways)):
             whole = isinstance(number, int) and not isinstance(number, bool)
             if not whole or not 1 <= number <= MAX_ENTRIES:
-                raise FormatError(f"{where}: {field} {number!r} is no number in 1..{MAX_ENTRIES}")
+                raise FormatError(f"{where}: {what} {number!r} is no number in 1..{MAX_ENTRIES}")
         if self.entries % self.ways:
             raise FormatError(
                 f"{where}: {self.entries} entries do not make whole sets of {self.ways} ways"
@@ -162,8 +163,9 @@ class Preset:
     """A CPU's data TLB and paging-structure caches, as far as the model has them.
 
     `walk_cache`: entries by level (1 = the item over a smallest-leaf table). `sources`: where each
-    field comes from and how sure it is (measured, manual, cpuid, recalled, modelled). `notes`: what
-    the CPU does that the model does not.
+    field comes from and how sure it is (measured, manual, cpuid, source, recalled, modelled). `notes`:
+    where sources conflict, and what the CPU does that the model does not. `walk`: what is known of walks:
+    `walkers`, and `cycles` of one beyond a hit in the first level.
     """
 
     name: str
@@ -172,6 +174,7 @@ class Preset:
     walk_cache: dict[int, int]
     sources: dict[str, str]
     notes: tuple[str, ...]
+    walk: dict[str, float] = field(default_factory=dict)
 
 
 def preset_names() -> tuple[str, ...]:
@@ -183,22 +186,38 @@ def preset_names() -> tuple[str, ...]:
 
 
 def preset(name: str) -> Preset:
-    """Return the preset `name`; FormatError lists the nearest names."""
+    """Return the preset `name`, or that of a file whose path ends in .toml.
+
+    Raises FormatError with the nearest names for an unknown one, and for a file that is no preset.
+    """
+    if name.endswith(".toml"):
+        return _declared(Path(name).stem, Path(name).read_text(encoding="utf-8"))
     known = preset_names()
     if name not in known:
         near = get_close_matches(name, known, n=3, cutoff=0.3) or known
         raise FormatError(f"no preset is called {name!r}; nearest: {', '.join(near)}")
     text = (files("ptcore.caches.presets") / f"{name}.toml").read_text(encoding="utf-8")
-    declared: dict[str, Any] = tomllib.loads(text)
+    return _declared(name, text)
+
+
+def _declared(name: str, text: str) -> Preset:
+    try:
+        return _preset(name, tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"preset {name}: {error}") from None
+
+
+def _preset(name: str, declared: dict[str, Any]) -> Preset:
     levels = tuple(_level(level) for level in declared["levels"])
     validate_levels(levels)
     return Preset(
         name,
         declared["title"],
         levels,
-        {int(level): entries for level, entries in declared["walk_cache"].items()},
+        {int(level): entries for level, entries in declared.get("walk_cache", {}).items()},
         declared["sources"],
         tuple(declared["notes"]),
+        dict(declared.get("walk", {})),
     )
 
 

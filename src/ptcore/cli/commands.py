@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import click
-from rich.progress import Progress
 
 from ptcore import strategies as known_strategies
 from ptcore.cli import show
 from ptcore.cli.ends import says_errors
 from ptcore.cli.format_commands import decode_command, formats_command
+from ptcore.cli.progress import progress_bar
+from ptcore.cli.tlb_commands import convert_command, presets_command, tlb_command
 from ptcore.machine.exposure import Exposure
 from ptcore.study import compare as compare_study
 from ptcore.study.compare import Comparison, Row
@@ -40,6 +40,9 @@ def ptcore() -> None:
 
 ptcore.add_command(formats_command)
 ptcore.add_command(decode_command)
+ptcore.add_command(tlb_command)
+ptcore.add_command(presets_command)
+ptcore.add_command(convert_command)
 
 
 def read_trace(path: str | None) -> FtraceLog:
@@ -50,23 +53,6 @@ def read_trace(path: str | None) -> FtraceLog:
     if len(log.damaged) > DAMAGED_SHOWN:
         click.echo(f"ptcore: {len(log.damaged) - DAMAGED_SHOWN} more lines like these", err=True)
     return log
-
-
-@contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function of (what, done, total); the bar is on standard error, and only on a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda what, done, total: None
-        return
-    from rich.console import Console
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title)
-
-        def move(what: str, done: int, total: int) -> None:
-            bar.update(task, description=f"{title}: {what}", completed=done, total=total)
-
-        yield move
 
 
 def exposed(figure: Callable[[Exposure], object]) -> Callable[[Row], object]:

@@ -1,0 +1,185 @@
+"""The verbs of translation hardware: `ptcore tlb`, `ptcore presets` and `ptcore convert`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from ptcore.caches import Preset, preset, preset_names
+from ptcore.cli import show
+from ptcore.cli.ends import says_errors
+from ptcore.cli.progress import progress_bar
+from ptcore.study import translation
+from ptcore.study.translation import Phase, Source, Sweep, Translation
+from ptcore.units import format_size
+from ptcore.workloads.accesses import convert as convert_trace
+
+JSON = click.option("--json", "json_", is_flag=True, help="Print JSON.")
+SKIP_BAD = click.option(
+    "--skip-bad", is_flag=True, help="Leave damaged records out, and count them."
+)
+
+
+def _share(part: int, of: int) -> str:
+    return f"{part / of:.3%}" if of else "-"
+
+
+def _row(name: str, found: Phase, cycles: float | None) -> list[object]:
+    hits = [_share(n, found.accesses) for n in found.hits]
+    per_walk = found.references / found.walks if found.walks else None
+    walks = _share(found.walks, found.accesses)
+    return [name, found.accesses, *hits, walks, found.references, per_walk, found.faults, cycles]
+
+
+def show_translations(title: str, results: tuple[Translation, ...]) -> None:
+    """Print hit rates by CPU, then by page size and by phase."""
+    depth = max(len(found.levels) for found in results)
+    hits = [f"L{n + 1} hits" for n in range(depth)]
+    columns = ["accesses", *hits, "walks", "references", "per walk", "faults", "cycles/access"]
+
+    def padded(row: list[object], levels: int) -> list[object]:
+        return [*row[: 2 + levels], *[None] * (depth - levels), *row[2 + levels :]]
+
+    rows = [padded(_row(f.cpu, f.whole, f.cycles), len(f.levels)) for f in results]
+    show.table(title, ["cpu", *columns], rows)
+    sizes = [
+        [
+            found.cpu,
+            format_size(size),
+            *(_share(n, sum(levels) + walks) for n in levels),
+            *[None] * (depth - len(levels)),
+            _share(walks, sum(levels) + walks),
+            ", ".join(format_size(reach) for reach in found.reach_bytes),
+        ]
+        for found in results
+        for size, levels, walks in found.by_size
+        if sum(levels) + walks
+    ]
+    show.table("By page size", ["cpu", "page", *hits, "walks", "reach of small pages"], sizes)
+    phases = [
+        [found.cpu, n + 1, *padded(_row("", phase, None), len(found.levels))[1:-1]]
+        for found in results
+        for n, phase in enumerate(found.phases)
+        if len(found.phases) > 1
+    ]
+    if phases:
+        show.table("By phase", ["cpu", "phase", *columns[:-1]], phases)
+
+
+@click.command("tlb")
+@click.argument("trace", type=click.Path(dir_okay=True))
+@click.option(
+    "--cpu", "cpus", multiple=True, default=("skylake_sp",), help="A preset or a TOML file."
+)
+@click.option(
+    "--pages", default="thp", help="4k, 2m, 1g, thp or thp:N (N touched pages make a 2M page)."
+)
+@click.option("--phases", default=4, show_default=True, help="Parts of equal length to report on.")
+@click.option(
+    "--sweep", "swept", metavar="L2.entries=512..4096", help="Vary one number of a level."
+)
+@click.option("--format", "form", default=translation.DEFAULT_FORMAT, help="The tables' format.")
+@click.option("--form", "trace_form", help="The trace's form, where its content does not tell.")
+@click.option("--data-only", is_flag=True, help="Leave instruction fetches out.")
+@SKIP_BAD
+@JSON
+@says_errors
+def tlb_command(
+    trace: str,
+    cpus: tuple[str, ...],
+    pages: str,
+    phases: int,
+    swept: str | None,
+    form: str,
+    trace_form: str | None,
+    data_only: bool,
+    skip_bad: bool,
+    json_: bool,
+) -> None:
+    """Run the accesses of TRACE through the TLBs of CPUs; see docs/recording-accesses.md for traces."""
+    source = Source(trace, trace_form, skip_bad, data_only)
+    chosen = translation.cpus_named(cpus)
+    with progress_bar("ptcore tlb") as move:
+        if swept:
+            wanted = Sweep.parse(swept)
+            results = translation.sweep(
+                source, chosen, wanted, pages=pages, form=form, progress=move
+            )
+        else:
+            results = translation.simulate(
+                source, chosen, pages=pages, phases=phases, form=form, progress=move
+            )
+    if json_:
+        show.as_json({"trace": trace, "results": [found.to_dict() for found in results]})
+        return
+    show_translations(f"{trace}: tables made with --pages {pages}", results)
+    show.note(
+        "Modelled: the trace has no page tables; these map what it touches. cycles/access is what a "
+        "source gives for lower hits and walks, beyond a hit in the first level ('-': no source)."
+    )
+
+
+def _drawn(found: Preset) -> list[list[object]]:
+    return [
+        [
+            level.name,
+            array.entries,
+            array.ways,
+            array.entries // array.ways,
+            " ".join(map(str, array.page_sizes)),
+            " ".join(array.sides),
+            f"page ^ page >> {array.index_xor}" if array.index_xor else "page",
+            array.policy,
+            level.inclusion,
+            level.cycles,
+        ]
+        for level in found.levels
+        for array in level.arrays
+    ]
+
+
+@click.command("presets")
+@click.argument("name", required=False)
+@JSON
+@says_errors
+def presets_command(name: str | None, json_: bool) -> None:
+    """List the CPUs that there are presets of, or show NAME with the source of every field."""
+    if name is None:
+        every = [preset(known) for known in preset_names()]
+        if json_:
+            show.as_json({"presets": [asdict(found) for found in every]})
+        else:
+            show.table("Presets", ["preset", "what"], [(f.name, f.title) for f in every])
+        return
+    found = preset(name)
+    if json_:
+        show.as_json(asdict(found))
+        return
+    columns = ["level", "entries", "ways", "sets", "pages", "sides", "index", "policy", "inclusion"]
+    show.table(f"{found.name}: {found.title}", [*columns, "cycles"], _drawn(found))
+    if found.walk_cache:
+        rows = sorted(found.walk_cache.items(), reverse=True)
+        show.table("Paging-structure caches", ["level of the item", "entries"], rows)
+    sources = [(key, *text.split(": ", 1)) for key, text in found.sources.items()]
+    show.table("Sources", ["field", "confidence", "source"], sources)
+    for text in found.notes:
+        show.note(text)
+
+
+@click.command("convert")
+@click.argument("source", type=click.Path(dir_okay=True))
+@click.argument("target", type=click.Path(dir_okay=False))
+@click.option("--form", help="The source's form, where its content does not tell.")
+@click.option("--to", help="The target's form, where its name does not tell.")
+@SKIP_BAD
+@says_errors
+def convert_command(
+    source: str, target: str, form: str | None, to: str | None, skip_bad: bool
+) -> None:
+    """Write the accesses of SOURCE to TARGET: .npz, .parquet, lackey text or ChampSim records."""
+    done = convert_trace(source, target, form, to, skip_bad)
+    text = f"{target}: {done.accesses:,} accesses"
+    text += f"; {done.skipped:,} damaged records skipped" if done.skipped else ""
+    text += f"; not kept: {', '.join(done.lost)}" if done.lost else ""
+    show.note(text)
