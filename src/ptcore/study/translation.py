@@ -364,9 +364,8 @@ def sweep(
                 found[jobs[job]] = job.result()
                 if progress:
                     progress("sweeping", len(found), len(points))
-        except BaseException:
+        finally:  # an error, or Ctrl-C: what has not begun does not begin
             pool.shutdown(cancel_futures=True)
-            raise
     return tuple(found[n] for n in range(len(points)))
 
 
