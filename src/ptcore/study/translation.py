@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -328,7 +329,8 @@ class Sweep:
             for n, array in enumerate(level.arrays)
             if "load" in array.sides and small in array.page_lg2s()
         )
-        array = replace(level.arrays[chosen], **{self.field: value})
+        change: dict[str, Any] = {self.field: value}
+        array = replace(level.arrays[chosen], **change)
         arrays = (*level.arrays[:chosen], array, *level.arrays[chosen + 1 :])
         levels = (*cpu.levels[:at], replace(level, arrays=arrays), *cpu.levels[at + 1 :])
         for made in levels:
