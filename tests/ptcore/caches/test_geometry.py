@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import ptcore
 from ptcore.caches import Tlb, TlbArray, TlbLevel, WalkCache, preset, preset_names
+from ptcore.caches.tlb import MISS
 from ptcore.errors import FormatError
 
 CONFIDENCES = ("measured", "manual", "cpuid", "source", "recalled", "modelled")
@@ -14,7 +16,10 @@ def test_a_preset_makes_a_tlb_and_says_where_every_level_comes_from(name: str) -
     found = preset(name)
     assert Tlb.preset(name).levels == found.levels
     assert WalkCache(found.walk_cache).sizes == found.walk_cache
-    for part in [level.name for level in found.levels] + ["walk_cache"]:
+    parts = [level.name for level in found.levels]
+    parts += ["walk_cache"] * bool(found.walk_cache) + ["walk"] * bool(found.walk)
+    parts += ["L2"] * any(level.cycles is not None for level in found.levels)
+    for part in parts:
         about = [text for key, text in found.sources.items() if key.split(".")[0] == part]
         assert about, f"{part} has no source"
         for text in about:
@@ -25,8 +30,24 @@ def test_a_preset_makes_a_tlb_and_says_where_every_level_comes_from(name: str) -
 
 def test_skylake_has_the_geometry_that_was_measured() -> None:
     first, second = preset("skylake_sp").levels
-    assert first.arrays[0] == TlbArray(64, 4, ("4K",))
-    assert second.arrays[0] == TlbArray(1536, 12, ("4K", "2M"))
+    data = ("load", "store")
+    assert first.arrays[0] == TlbArray(64, 4, ("4K",), data, policy="plru")
+    assert second.arrays[0] == TlbArray(1536, 12, ("4K", "2M"), index_xor=7, policy="mru_plru4")
+    # T14: a hit in the second level costs nine cycles more.
+    assert second.cycles == 9.0
+
+
+def test_ice_lake_reaches_2048_small_pages_and_1024_large_ones() -> None:
+    # T15, from one pass that brings the pages in and one that finds them all below the first level.
+    for size, lg2, reach in (("4K", 12, 2048), ("2M", 21, 1024)):
+        pages = np.arange(reach, dtype=np.uint64) << np.uint64(lg2)
+        tlb = Tlb.preset("icelake_sp")
+        tlb.access_many(pages, page_size=size)
+        assert set(tlb.access_many(pages, page_size=size).tolist()) == {1}
+        tlb = Tlb.preset("icelake_sp")
+        more = np.arange(2 * reach, dtype=np.uint64) << np.uint64(lg2)
+        tlb.access_many(more, page_size=size)
+        assert set(tlb.access_many(more, page_size=size).tolist()) == {MISS}
 
 
 def test_an_unknown_preset_lists_the_nearest_names() -> None:

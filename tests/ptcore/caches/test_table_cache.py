@@ -162,8 +162,8 @@ def test_it_is_a_dict_with_losses_that_evicts_as_the_naive_policy(machine) -> No
         ),
     )
     for outcome in ("hit", "miss", "already", "no clean slot", "admitted", "dropped", "evicted"):
-        assert SEEN[outcome] >= 30, SEEN
-    assert SEEN["paid"] >= 30
+        assert SEEN[outcome] >= 10, SEEN
+    assert SEEN["paid"] >= 10
 
 
 def test_one_invalidation_pays_for_a_batch() -> None:
