@@ -55,6 +55,9 @@ class Mmu:
         vol. 3A, "Accessed and Dirty Flags"), where the memory is writable."""
 
     @property
+    def asid(self) -> int:
+        """The tag of this CPU's translations."""
+    @property
     def table(self) -> PageTable:
         """The tables."""
     @property

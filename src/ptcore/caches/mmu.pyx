@@ -110,6 +110,10 @@ cdef class Mmu:
         return dropped
 
     @property
+    def asid(self):
+        return int(self.c.asid)
+
+    @property
     def marks(self):
         return bool(self.c.marks)
 

@@ -292,11 +292,13 @@ PT_INLINE int tlb_meets(const tlb_entry *e, uint64_t first, uint64_t last) {
 }
 
 /* Drops from one set what meets [first, last] and has the asid (any_asid: whatever it has). */
+/* any_asid: 1 for whatever tag, 2 for global entries besides those of the asid. */
 PT_INLINE uint64_t tlb_sweep_set(const tlb_array *a, tlb_entry *set, uint64_t first, uint64_t last, int any_asid,
                                  uint32_t asid) {
     uint64_t dropped = 0;
     for (uint32_t way = a->ways; way-- > 0;)
-        if ((any_asid || set[way].asid == asid) && tlb_meets(&set[way], first, last)) {
+        if ((any_asid == 1 || set[way].asid == asid || (any_asid == 2 && set[way].asid == TLB_GLOBAL)) &&
+            tlb_meets(&set[way], first, last)) {
             tlb_drop(a, set, way);
             dropped++;
         }

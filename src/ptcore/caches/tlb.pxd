@@ -49,7 +49,7 @@ cdef extern from "tlb.h" nogil:
     tlb_entry *tlb_lookup(tlb *t, uint64_t va, uint32_t asid, unsigned side, unsigned *level)
     void tlb_fill(tlb *t, const tlb_entry *entry, uint64_t va, unsigned side, unsigned level)
     void tlb_refill(tlb *t, const tlb_entry *entry, uint64_t va, unsigned side, unsigned level)
-    uint64_t tlb_invalidate(tlb *t, uint64_t first, uint64_t last, bint any_asid, uint32_t asid)
+    uint64_t tlb_invalidate(tlb *t, uint64_t first, uint64_t last, int any_asid, uint32_t asid)
     uint64_t tlb_invalidate_all(
         tlb *t, bint any_asid, uint32_t asid, bint keep_global, unsigned level
     )

@@ -87,10 +87,12 @@ class Tlb:
         pages of that size; OutOfRange for an asid, address or rights that are none.
         """
 
-    def invalidate(self, first: int, last: int, asid: int | None = None) -> int:
+    def invalidate(
+        self, first: int, last: int, asid: int | None = None, *, with_global: bool = False
+    ) -> int:
         """Drop what meets [first, last], larger pages included; return how many entries went.
 
-        `asid`: only that one's entries, global ones not among them; None: whatever the tag.
+        `asid`: only that one's entries, and global ones if `with_global`; None: whatever the tag.
         """
 
     def invalidate_all(self, asid: int | None = None, keep_global: bool = False) -> int:

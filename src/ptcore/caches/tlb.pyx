@@ -234,11 +234,12 @@ cdef class Tlb:
                     tlb_refill(&self.c, &entry, addresses[n], side, TLB_MAX_LEVELS)
         return outcomes
 
-    def invalidate(self, first, last, asid=None):
+    def invalidate(self, first, last, asid=None, *, with_global=False):
         cdef uint64_t low = as_va(first), high = as_va(last)
         if low > high:
             raise OutOfRange(f"first {first:#x} comes after last {last:#x}")
-        return tlb_invalidate(&self.c, low, high, asid is None, 0 if asid is None else as_asid(asid))
+        which = 1 if asid is None else 2 if with_global else 0
+        return tlb_invalidate(&self.c, low, high, which, 0 if asid is None else as_asid(asid))
 
     def invalidate_all(self, asid=None, keep_global=False):
         return tlb_invalidate_all(

@@ -1,0 +1,1 @@
+"""Invalidation commands, one file per vendor: what each must drop, and what pays for an edit."""
