@@ -17,14 +17,14 @@ MAX_LEVELS = 4
 MAX_ARRAYS = 16
 MAX_LIVE_ASIDS = 16
 MAX_SIZES = 4
-SMALLEST_PAGE_LG2 = 10
+SMALLEST_PAGE_LG2 = 4
 LARGEST_PAGE_LG2 = 63
 MAX_ENTRIES = 1 << 24
+MAX_WAYS = 1 << 15
 
 
 SIDES = ("load", "store", "fetch")
 POLICIES = ("lru", "fifo", "random", "plru", "srrip", "mru_plru4")
-POLICIES_WITH_STATE = POLICIES[3:]
 INCLUSIONS = ("non_inclusive", "inclusive", "victim", "exclusive")
 
 
@@ -34,7 +34,10 @@ class TlbArray:
 
     `sides`: which accesses use it, of load, store and fetch. `index_xor`: n for a set index of
     (page ^ page >> n) modulo the sets, 0 for the page alone. `policy`: one of POLICIES; plru is a tree,
-    mru_plru4 what Skylake's second level does, "(MRU+1)%3PLRU4" (vusec/tlbdr).
+    mru_plru4 what Skylake's second level does, "(MRU+1)%3PLRU4" (vusec/tlbdr). `coalesces`: its largest size
+    is one that tables have no page of; a walk fills it where adjacent smaller pages go on in one piece (AMD's
+    16K out of four 4K). Sizes below pages make a data
+    cache, of lines.
     """
 
     entries: int
@@ -43,6 +46,7 @@ class TlbArray:
     sides: tuple[str, ...] = SIDES
     index_xor: int = 0
     policy: str = "lru"
+    coalesces: bool = False
 
     def page_lg2s(self) -> tuple[int, ...]:
         """Return the page sizes as powers of two."""
@@ -59,6 +63,8 @@ class TlbArray:
             whole = isinstance(number, int) and not isinstance(number, bool)
             if not whole or not 1 <= number <= MAX_ENTRIES:
                 raise FormatError(f"{where}: {what} {number!r} is no number in 1..{MAX_ENTRIES}")
+        if self.ways > MAX_WAYS:
+            raise FormatError(f"{where}: ways {self.ways} are more than {MAX_WAYS}")
         if self.entries % self.ways:
             raise FormatError(
                 f"{where}: {self.entries} entries do not make whole sets of {self.ways} ways"

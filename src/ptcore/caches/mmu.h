@@ -1,4 +1,10 @@
-/* One access as a CPU makes it: TLB, else a walk from where the paging-structure cache allows, then fill. */
+/* One access as a CPU makes it: TLB, else a walk from where the paging-structure caches allow, then fill.
+ *
+ * A context is what the CPU translates by: one first stage or two halves of one, and perhaps a second stage
+ * behind it. Two stages have caches of their own: the walk cache of the first stage holds tables at physical
+ * addresses (combined), the guest cache at those of the second stage's input, the host cache holds tables of the
+ * second stage, and the second-stage TLB its translations. Intel SDM vol. 3C (326019), "Caching Translation
+ * Information": linear, guest-physical and combined mappings. */
 #ifndef PT_MMU_H
 #define PT_MMU_H
 #include "formats_generated.h"
@@ -8,118 +14,370 @@
 
 enum { MMU_WALK = 254, MMU_FAULT = 255 };
 enum { MMU_READ = TLB_LOAD, MMU_WRITE = TLB_STORE, MMU_EXECUTE = TLB_FETCH, MMU_USER = 8 };
+enum { MMU_RIGHT_EXECUTE = 4, MMU_RIGHTS_USER = 8 | 32, MMU_RIGHT_USER_EXECUTE = 16 };
+
+#define MMU_MAX_WALKERS 16
 
 typedef struct {
     uint64_t accesses, hits[TLB_MAX_LEVELS], walks, references, faults;
+    uint64_t second_walks, second_references, second_hits; /* of the second stage; in walks and references too */
+    uint64_t served[TLB_MAX_LEVELS + 1];                   /* references by the level of the data cache, then memory */
+    uint64_t cycles, waited, end;                          /* of all walks; for a free walker; when the last one ends */
 } mmu_counts;
 
+struct mmu;
+
+typedef struct {
+    const pt_space *stage1[2];
+    const pt_need *need1[2]; /* by the kind of access: MMU_READ | ... */
+    int (*walk[2])(struct mmu *, const pt_space *, const pt_need *, uint64_t va, unsigned kind, tlb_entry *entry);
+    const pt_space *stage2; /* NULL without one; then stage1 is read at physical addresses */
+    const pt_need *need2;
+    pt_space physical[2]; /* stage1, read through the memory of stage2 */
+    uint64_t space, guest;
+    uint8_t halves, marks1, marks2, table_kind, user_kind;
+} mmu_context;
+
 typedef struct mmu {
-    const pt_space *space;
-    int (*walk)(struct mmu *, uint64_t va, unsigned need, tlb_entry *entry);
+    mmu_context now;
     tlb *tlb;
-    walk_cache *walk_cache; /* may be NULL */
-    const pt_need *need; /* by the kind of access: MMU_READ | ... */
-    uint32_t asid;
-    uint8_t marks; /* whether accessed and dirty bits are set in the tables */
+    walk_cache *walk_cache, *guest_cache, *host_cache; /* each may be NULL */
+    tlb *second, *lines;                               /* so may these */
+    uint64_t cycles[TLB_MAX_LEVELS + 1];               /* of a reference, by the level that served it */
+    uint64_t walkers, issue_cycles, free_at[MMU_MAX_WALKERS];
+    uint8_t fault_stage;
     mmu_counts counts;
 } mmu;
 
+/* -- what a walk costs ------------------------------------------------------------------------------------ */
+
+/* A read of an item, through the data cache if there is one. Returns its cycles. */
+static inline __attribute__((unused)) uint64_t mmu_reference(mmu *m, uint64_t at) {
+    unsigned level = 0;
+    if (m->lines != NULL && tlb_lookup(m->lines, at, 0, TLB_LOAD, &level) == NULL) {
+        tlb_entry line = {at >> m->lines->smallest_lg2 << m->lines->smallest_lg2,
+                          tlb_tag(0, m->lines->smallest_lg2, 0, 0, 0)};
+        level = m->lines->levels;
+        tlb_refill(m->lines, &line, at, TLB_LOAD, TLB_MAX_LEVELS);
+    }
+    m->counts.served[level]++;
+    return m->cycles[level];
+}
+
+/* Notes the items that a walk of one stage read. */
+PT_INLINE void mmu_refer(mmu *m, const pt_path *path) {
+    m->counts.references += path->count;
+    if (m->lines == NULL) {
+        m->counts.cycles += path->count * m->cycles[0];
+        return;
+    }
+    for (unsigned n = 0; n < path->count; n++)
+        m->counts.cycles += mmu_reference(m, path->step[n].at);
+}
+
+/* Puts a walk that took the cycles since `before` on the walker that is free first: accesses come one per
+ * issue_cycles and wait for nothing, so this bounds the throughput from above. */
+PT_INLINE void mmu_occupy(mmu *m, uint64_t before) {
+    if (m->walkers == 0)
+        return;
+    unsigned first = 0;
+    uint64_t now = m->counts.accesses * m->issue_cycles;
+    for (unsigned n = 1; n < m->walkers; n++)
+        if (m->free_at[n] < m->free_at[first])
+            first = n;
+    if (m->free_at[first] > now)
+        m->counts.waited += m->free_at[first] - now;
+    else
+        m->free_at[first] = now;
+    m->free_at[first] += m->counts.cycles - before;
+    if (m->free_at[first] > m->counts.end)
+        m->counts.end = m->free_at[first];
+}
+
+/* -- one stage -------------------------------------------------------------------------------------------- */
+
 /* Marks an item that a walk went through, before anything caches it. Intel SDM vol. 3A, "Caches for Paging
  * Structures": no entry is made from an item whose accessed flag is clear. */
-PT_INLINE void mmu_mark(const mmu *m, const pt_format *f, const pt_step_read *read, int write) {
+PT_INLINE void mmu_mark(const pt_space *s, const pt_format *f, const pt_step_read *read, int write) {
     const pt_layout *layout = pt_layout_of(f, read->level, read->shape);
     pt_item marked = pt_marked(layout->accessed, read->item);
     if (write)
         marked = pt_marked(layout->dirty, marked);
-    if (m->marks && pt_any(marked ^ read->item))
-        pt_store(f, pt_at(m->space->memory, read->at, pt_entry_bytes(f)), marked);
+    if (pt_any(marked ^ read->item))
+        pt_store(f, pt_at(s->memory, read->at, pt_entry_bytes(f)), marked);
 }
 
-/* Walks for `va`. Returns the status; on PT_OK *entry is the translation to cache. */
-PT_INLINE int mmu_walk(const pt_format *f, mmu *m, uint64_t va, unsigned need, tlb_entry *entry) {
-    const pt_space *s = m->space;
+/* The size as which a leaf may be held together with its neighbours in the table, or its own: theirs must go on
+ * where it ends and differ in nothing but the address. AMD Software Optimization Guide for Family 17h (55723),
+ * "Memory Address Translation": four consecutive 4K pages, aligned, in one entry. */
+static inline __attribute__((unused)) unsigned mmu_coalesced(const pt_format *f, const pt_space *s,
+                                                             const pt_step_read *leaf, unsigned lg2, unsigned wanted) {
+    if (leaf->level != 0 || lg2 != f->level[0].shift || wanted <= lg2 || wanted >= f->level[1].shift)
+        return lg2;
+    uint64_t bytes = pt_entry_bytes(f), count = (uint64_t)1 << (wanted - lg2), group = bytes * count;
+    uint64_t start = leaf->at - (leaf->at - leaf->table) % group, oa = 0;
+    pt_mark dirty = pt_layout_of(f, 0, leaf->shape)->dirty;
+    pt_item kept = pt_unmarked(dirty, pt_without_output(f, 0, leaf->shape, leaf->item));
+    for (uint64_t n = 0; n < count; n++) {
+        const uint8_t *at = pt_at(s->memory, start + n * bytes, bytes);
+        if (at == NULL)
+            return lg2;
+        pt_item item = pt_load(f, at);
+        if (pt_any(pt_unmarked(dirty, pt_without_output(f, 0, leaf->shape, item)) ^ kept) ||
+            (pt_has_mark(dirty) && pt_is_marked(dirty, item) != pt_is_marked(dirty, leaf->item)))
+            return lg2;
+        uint64_t out = pt_output(f, &s->rules, 0, leaf->shape, item);
+        if (n == 0)
+            oa = out;
+        if ((n == 0 && oa & (((uint64_t)1 << wanted) - 1)) || out != oa + (n << lg2))
+            return lg2;
+    }
+    return wanted;
+}
+
+/* What a leaf makes of an address, as an entry of the size of the page. */
+PT_INLINE tlb_entry mmu_entry(const pt_format *f, const pt_space *s, const pt_step_read *leaf, uint64_t space,
+                              unsigned rights, unsigned dirty, uint64_t va, uint64_t oa, unsigned coalesced) {
+    const pt_layout *layout = pt_layout_of(f, leaf->level, leaf->shape);
+    unsigned lg2 = pt_entry_size_lg2(f, leaf->level, leaf->shape);
+    if (PT_UNLIKELY(coalesced != 0))
+        lg2 = mmu_coalesced(f, s, leaf, lg2, coalesced);
+    if (pt_is_global(f, leaf->level, leaf->shape, leaf->item))
+        space |= TLB_GLOBAL;
+    unsigned key = (unsigned)(pt_number(layout->protection_key, leaf->item) & 15);
+    return (tlb_entry){oa - (va & (((uint64_t)1 << lg2) - 1)), tlb_tag(space, lg2, rights, dirty, key)};
+}
+
+/* Whether a write through this leaf needs no more marking. */
+PT_INLINE unsigned mmu_is_dirty(const pt_format *f, const pt_step_read *leaf, int marks, int write) {
+    pt_mark dirty = pt_layout_of(f, leaf->level, leaf->shape)->dirty;
+    return !marks || write || !pt_has_mark(dirty) || pt_is_marked(dirty, leaf->item);
+}
+
+/* Walks one stage. Returns the status; on PT_OK *entry is the translation to cache. */
+PT_INLINE int mmu_descend(const pt_format *f, mmu *m, const pt_space *s, const pt_need *need, walk_cache *cache,
+                          uint64_t space, int marks, unsigned coalesced, uint64_t va, unsigned kind,
+                          tlb_entry *entry) {
     pt_path path;
     pt_place here = pt_start(s, f);
     int status = PT_DOWN;
-    uint64_t pa = PT_ALL_ONES;
+    uint64_t oa = PT_ALL_ONES;
     path.count = 0;
-    m->counts.walks++;
     if (s->rules.check_input && !pt_legal_input(f, &s->rules, va))
         return PT_NOT_CANONICAL;
-    if (m->walk_cache != NULL) {
+    if (cache != NULL) {
         wc_found start;
-        int known = wc_lookup(m->walk_cache, f->top, va, &start);
-        if (known)
+        if (wc_lookup(cache, f->top, va, space, &start))
             here = (pt_place){start.table, start.level, start.rights};
     }
     while (status == PT_DOWN) {
         int level = here.level;
-        status = pt_step(f, s, &m->need[need], level, va, &here, &pa, &path);
+        status = pt_step(f, s, &need[kind], level, va, &here, &oa, &path);
         if (status != PT_DOWN)
             break;
-        mmu_mark(m, f, &path.step[path.count - 1], 0);
-        if (m->walk_cache != NULL)
-            wc_put(m->walk_cache, level, va, &here);
+        if (marks)
+            mmu_mark(s, f, &path.step[path.count - 1], 0);
+        if (cache != NULL)
+            wc_put(cache, level, va, space, &here);
     }
-    m->counts.references += path.count;
+    mmu_refer(m, &path);
     if (status != PT_OK)
         return status;
-    int write = (need & MMU_WRITE) != 0;
+    int write = (kind & MMU_WRITE) != 0;
     const pt_step_read *leaf = &path.step[path.count - 1];
-    const pt_layout *layout = pt_layout_of(f, leaf->level, leaf->shape);
-    mmu_mark(m, f, leaf, write);
-    unsigned page_lg2 = pt_entry_size_lg2(f, leaf->level, leaf->shape);
-    uint64_t offset = va & (((uint64_t)1 << page_lg2) - 1);
-    *entry = (tlb_entry){
-        .page = va >> page_lg2,
-        .pa = pa - offset,
-        .asid = pt_is_global(f, leaf->level, leaf->shape, leaf->item) ? TLB_GLOBAL : m->asid,
-        .page_lg2 = (uint8_t)page_lg2,
-        .rights = (uint8_t)here.rights,
-        .key = (uint8_t)(pt_number(layout->protection_key, leaf->item) & 15),
-        .dirty = (uint8_t)(!m->marks || write || !pt_has_mark(layout->dirty) ||
-                           pt_is_marked(layout->dirty, leaf->item)),
-    };
+    if (marks)
+        mmu_mark(s, f, leaf, write);
+    *entry = mmu_entry(f, s, leaf, space, here.rights, mmu_is_dirty(f, leaf, marks, write), va, oa, coalesced);
     return PT_OK;
 }
 
-#define MMU_WALK_OF(NAME, FORMAT)                                                            \
-    static int mmu_walk_##NAME(mmu *m, uint64_t va, unsigned need, tlb_entry *entry) {       \
-        return mmu_walk(FORMAT, m, va, need, entry);                                         \
-    }
-#define MMU_WALK_OF_GENERATED(NAME) MMU_WALK_OF(NAME, &PT_FORMAT_##NAME)
-#define MMU_USE_IF_GENERATED(NAME)                                                           \
-    if (memcmp(m->space->format, &PT_FORMAT_##NAME, sizeof(pt_format)) == 0)                 \
-        m->walk = mmu_walk_##NAME;
-
-PT_FORMATS(MMU_WALK_OF_GENERATED)
-MMU_WALK_OF(any, m->space->format)
-
-/* Takes the walk that was compiled for the format of the space, or the one for any format. */
-static inline void mmu_choose_walk(mmu *m) {
-    m->walk = mmu_walk_any;
-    PT_FORMATS(MMU_USE_IF_GENERATED)
+PT_INLINE int mmu_allows(const pt_need *need, uint64_t tag) {
+    return (need->allowed >> tlb_rights(tag) & 1) && !(need->denied_keys[tlb_rights(tag) >> 3 & 1] >> tlb_key(tag) & 1);
 }
 
-PT_INLINE int mmu_allows(const pt_need *need, const tlb_entry *hit) {
-    return (need->allowed >> hit->rights & 1) && !(need->denied_keys[(hit->rights >> 3) & 1] >> hit->key & 1);
+PT_INLINE int mmu_serves(const pt_need *need, const tlb_entry *hit, unsigned kind) {
+    return hit != NULL && mmu_allows(need, hit->tag) && (tlb_dirty(hit->tag) || !(kind & MMU_WRITE));
+}
+
+/* -- two stages ------------------------------------------------------------------------------------------- */
+
+/* Translates an address that the first stage made. */
+static int mmu_second(mmu *m, uint64_t ipa, unsigned kind, tlb_entry *out) {
+    const mmu_context *c = &m->now;
+    unsigned level;
+    tlb_entry *hit = m->second == NULL ? NULL : tlb_lookup(m->second, ipa, c->guest, TLB_LOAD, &level);
+    if (mmu_serves(&c->need2[kind], hit, kind)) {
+        m->counts.second_hits++;
+        *out = *hit;
+        return PT_OK;
+    }
+    uint64_t before = m->counts.references;
+    m->counts.second_walks++;
+    m->fault_stage = 2;
+    int status = mmu_descend(c->stage2->format, m, c->stage2, c->need2, m->host_cache, c->guest, c->marks2, 0, ipa,
+                             kind, out);
+    m->counts.second_references += m->counts.references - before;
+    if (status == PT_OK && m->second != NULL) {
+        if (hit == NULL)
+            tlb_refill(m->second, out, ipa, TLB_LOAD, TLB_MAX_LEVELS);
+        else
+            tlb_fill(m->second, out, ipa, TLB_LOAD, TLB_MAX_LEVELS);
+    }
+    return status;
+}
+
+PT_INLINE uint64_t mmu_at(const tlb_entry *e, uint64_t va) { return e->pa | (va & (tlb_bytes(e->tag) - 1)); }
+
+/* What both stages grant: who may, the first one says; what may be done, both. */
+PT_INLINE unsigned mmu_both(const pt_format *second, unsigned rights1, unsigned rights2) {
+    if (!(second->rights & MMU_RIGHT_USER_EXECUTE) && (rights2 & MMU_RIGHT_EXECUTE))
+        rights2 |= MMU_RIGHT_USER_EXECUTE;
+    return rights1 & (rights2 | MMU_RIGHTS_USER);
+}
+
+/* Where a nested walk stands. `parent`: the level of the item that points here, 0 for the root; `physical`:
+ * whether here.table is a physical address already. */
+typedef struct {
+    pt_place here;
+    int parent, physical;
+} mmu_stand;
+
+PT_INLINE mmu_stand mmu_nested_start(mmu *m, const pt_format *f, const pt_space *s, uint64_t va) {
+    wc_found start;
+    int level = m->walk_cache == NULL ? 0 : wc_lookup(m->walk_cache, f->top, va, m->now.space, &start);
+    int physical = level != 0;
+    if (level == 0 && m->guest_cache != NULL)
+        level = wc_lookup(m->guest_cache, f->top, va, m->now.space, &start);
+    if (level == 0)
+        return (mmu_stand){pt_start(s, f), 0, 0};
+    return (mmu_stand){{start.table, start.level, start.rights}, level, physical};
+}
+
+/* Reads one item of the first stage, whose table lies behind the second. */
+static int mmu_nested_step(mmu *m, const pt_space *s, const pt_need *need, uint64_t va, mmu_stand *now, uint64_t *ipa,
+                           pt_path *path) {
+    const pt_format *f = s->format;
+    int level = now->here.level;
+    uint64_t at = pt_item_at(f, now->here.table, pt_index(f, level, va)), offset = at - now->here.table;
+    if (!now->physical) {
+        tlb_entry second;
+        int status = mmu_second(m, at, m->now.table_kind, &second);
+        if (status != PT_OK)
+            return status;
+        now->here.table = mmu_at(&second, at) - offset;
+        /* For walks to come, only where all of the table lies in one page of the second stage. */
+        if (m->walk_cache != NULL && now->parent && tlb_bytes(second.tag) >= pt_table_bytes(f, level))
+            wc_put(m->walk_cache, now->parent, va, m->now.space, &now->here);
+    }
+    m->fault_stage = 1;
+    now->physical = 0;
+    now->parent = level;
+    int status = pt_step(f, s, need, level, va, &now->here, ipa, path);
+    if (status != PT_DOWN)
+        return status;
+    if (m->now.marks1)
+        mmu_mark(s, f, &path->step[path->count - 1], 0);
+    if (m->guest_cache != NULL)
+        wc_put(m->guest_cache, level, va, m->now.space, &now->here);
+    return status;
+}
+
+static int mmu_walk_nested(mmu *m, const pt_space *s, const pt_need *need, uint64_t va, unsigned kind,
+                           tlb_entry *entry) {
+    const pt_format *f = s->format;
+    const mmu_context *c = &m->now;
+    pt_path path;
+    uint64_t ipa = PT_ALL_ONES;
+    int status = PT_DOWN;
+    path.count = 0;
+    m->fault_stage = 1;
+    if (s->rules.check_input && !pt_legal_input(f, &s->rules, va))
+        return PT_NOT_CANONICAL;
+    mmu_stand now = mmu_nested_start(m, f, s, va);
+    while (status == PT_DOWN)
+        status = mmu_nested_step(m, s, &need[kind], va, &now, &ipa, &path);
+    mmu_refer(m, &path);
+    if (status != PT_OK)
+        return status;
+    int write = (kind & MMU_WRITE) != 0;
+    const pt_step_read *leaf = &path.step[path.count - 1];
+    if (c->marks1)
+        mmu_mark(s, f, leaf, write);
+    tlb_entry second;
+    unsigned asked = (kind & ~(unsigned)MMU_USER) | ((kind | c->user_kind) & MMU_USER);
+    status = mmu_second(m, ipa, asked, &second);
+    if (status != PT_OK)
+        return status;
+    unsigned dirty = mmu_is_dirty(f, leaf, c->marks1, write) & tlb_dirty(second.tag);
+    unsigned rights = mmu_both(c->stage2->format, now.here.rights, tlb_rights(second.tag));
+    *entry = mmu_entry(f, s, leaf, c->space, rights, dirty, va, ipa, 0);
+    /* Splintering: what both stages map in one piece is the smaller page of the two. */
+    unsigned lg2 = tlb_lg2(entry->tag) < tlb_lg2(second.tag) ? tlb_lg2(entry->tag) : tlb_lg2(second.tag);
+    entry->pa = mmu_at(&second, ipa) >> lg2 << lg2;
+    entry->tag = (entry->tag & ~((uint64_t)63 << TLB_LG2_AT)) | (uint64_t)lg2 << TLB_LG2_AT;
+    return PT_OK;
+}
+
+/* -- contexts --------------------------------------------------------------------------------------------- */
+
+#define MMU_WALK_OF(NAME, FORMAT)                                                                                  \
+    static int mmu_walk_##NAME(mmu *m, const pt_space *s, const pt_need *need, uint64_t va, unsigned kind,          \
+                               tlb_entry *entry) {                                                                 \
+        return mmu_descend(FORMAT, m, s, need, m->walk_cache, m->now.space, m->now.marks1, m->tlb->coalesced_lg2, \
+                           va, kind, entry);                                                                       \
+    }
+#define MMU_WALK_OF_GENERATED(NAME) MMU_WALK_OF(NAME, &PT_FORMAT_##NAME)
+#define MMU_USE_IF_GENERATED(NAME)                                                  \
+    if (memcmp(c->stage1[half]->format, &PT_FORMAT_##NAME, sizeof(pt_format)) == 0) \
+        c->walk[half] = mmu_walk_##NAME;
+
+PT_FORMATS(MMU_WALK_OF_GENERATED)
+MMU_WALK_OF(any, s->format)
+
+/* Takes the walks that were compiled for the formats of a context, or those for any format. */
+static inline __attribute__((unused)) void mmu_choose_walks(mmu_context *c) {
+    for (unsigned half = 0; half < c->halves; half++) {
+        c->walk[half] = mmu_walk_any;
+        PT_FORMATS(MMU_USE_IF_GENERATED)
+        if (c->stage2 != NULL) {
+            c->walk[half] = mmu_walk_nested;
+            c->physical[half] = *c->stage1[half];
+            c->physical[half].memory = c->stage2->memory;
+        }
+    }
+}
+
+/* Which half translates an address; the last one also speaks for those that none does. */
+PT_INLINE unsigned mmu_half(const mmu_context *c, uint64_t va) {
+    unsigned half = 0;
+    while (half + 1u < c->halves && !pt_legal_input(c->stage1[half]->format, &c->stage1[half]->rules, va))
+        half++;
+    return half;
 }
 
 /* Returns the level of the TLB that served the access, MMU_WALK or MMU_FAULT. */
-PT_INLINE unsigned mmu_access(mmu *m, uint64_t va, unsigned need, uint64_t *pa, int *status) {
-    unsigned level;
+PT_INLINE unsigned mmu_access(mmu *m, uint64_t va, unsigned kind, uint64_t *pa, int *status) {
+    unsigned level, side = kind & (MMU_READ | MMU_WRITE | MMU_EXECUTE);
+    unsigned half = PT_LIKELY(m->now.halves == 1) ? 0 : mmu_half(&m->now, va);
+    const pt_need *need = m->now.need1[half];
     m->counts.accesses++;
-    unsigned side = need & (MMU_READ | MMU_WRITE | MMU_EXECUTE);
-    tlb_entry *hit = tlb_lookup(m->tlb, va, m->asid, side, &level);
+    tlb_entry *hit = tlb_lookup(m->tlb, va, m->now.space, side, &level);
     *status = PT_OK;
-    /* An entry that does not allow the access, or whose page is not marked dirty yet, asks the tables. */
-    if (PT_LIKELY(hit != NULL && mmu_allows(&m->need[need], hit) && (hit->dirty || !(need & MMU_WRITE)))) {
+    /* An entry that does not allow the access, or whose page is not marked dirty yet, asks the tables. So does
+     * one of two stages that lacks the very right: the need says what the first stage wants, not the second. */
+    if (PT_LIKELY(mmu_serves(&need[kind], hit, kind) &&
+                  (m->now.stage2 == NULL || (tlb_rights(hit->tag) & side) == side))) {
         m->counts.hits[level]++;
-        *pa = hit->pa | (va & (((uint64_t)1 << hit->page_lg2) - 1));
+        *pa = mmu_at(hit, va);
         return level;
     }
     tlb_entry entry;
-    *status = m->walk(m, va, need, &entry);
+    uint64_t before = m->counts.cycles;
+    const pt_space *s = m->now.stage2 == NULL ? m->now.stage1[half] : &m->now.physical[half];
+    m->counts.walks++;
+    m->fault_stage = 1;
+    *status = m->now.walk[half](m, s, need, va, kind, &entry);
+    mmu_occupy(m, before);
     if (*status != PT_OK) {
         m->counts.faults++;
         *pa = PT_ALL_ONES;
@@ -129,7 +387,7 @@ PT_INLINE unsigned mmu_access(mmu *m, uint64_t va, unsigned need, uint64_t *pa, 
         tlb_refill(m->tlb, &entry, va, side, TLB_MAX_LEVELS);
     else
         tlb_fill(m->tlb, &entry, va, side, TLB_MAX_LEVELS);
-    *pa = entry.pa | (va & (((uint64_t)1 << entry.page_lg2) - 1));
+    *pa = mmu_at(&entry, va);
     return MMU_WALK;
 }
 #endif

@@ -10,6 +10,7 @@ cdef extern from "mmu.h" nogil:
     enum:
         MMU_WALK
         MMU_FAULT
+        MMU_MAX_WALKERS
 
     ctypedef struct mmu_counts:
         uint64_t accesses
@@ -17,22 +18,61 @@ cdef extern from "mmu.h" nogil:
         uint64_t walks
         uint64_t references
         uint64_t faults
+        uint64_t second_walks
+        uint64_t second_references
+        uint64_t second_hits
+        uint64_t served[5]
+        uint64_t cycles
+        uint64_t waited
+        uint64_t end
+
+    ctypedef struct mmu_context:
+        const pt_space *stage1[2]
+        const pt_need *need1[2]
+        const pt_space *stage2
+        const pt_need *need2
+        uint64_t space
+        uint64_t guest
+        uint8_t halves
+        uint8_t marks1
+        uint8_t marks2
+        uint8_t table_kind
+        uint8_t user_kind
 
     ctypedef struct mmu:
-        const pt_space *space
+        mmu_context now
         tlb *tlb
         walk_cache *walk_cache
-        const pt_need *need
-        uint32_t asid
-        uint8_t marks
+        walk_cache *guest_cache
+        walk_cache *host_cache
+        tlb *second
+        tlb *lines
+        uint64_t cycles[5]
+        uint64_t walkers
+        uint64_t issue_cycles
+        uint8_t fault_stage
         mmu_counts counts
 
-    void mmu_choose_walk(mmu *m)
-    unsigned mmu_access(mmu *m, uint64_t va, unsigned need, uint64_t *pa, int *status)
+    void mmu_choose_walks(mmu_context *c)
+    uint64_t mmu_reference(mmu *m, uint64_t at)
+    unsigned mmu_access(mmu *m, uint64_t va, unsigned kind, uint64_t *pa, int *status)
 
 
 cdef class Mmu:
     cdef mmu c
+    cdef readonly object space
     cdef readonly PageTable table
     cdef readonly Tlb tlb
     cdef readonly WalkCache walk_cache
+    cdef readonly WalkCache guest_cache
+    cdef readonly WalkCache host_cache
+    cdef readonly Tlb ipa_tlb
+    cdef readonly Tlb line_cache
+    cdef readonly bint wants_marks
+
+    cdef mmu_context context(self, space, asid, vmid) except *
+    cdef int take(self, space, asid, vmid) except -1
+    cdef int bind(self, tuple parts, const mmu_context *made) except -1
+
+
+cdef unsigned need_of(kind, bint user) except? 0xFFFF

@@ -1,19 +1,24 @@
 """Mmu: the door to mmu.h."""
 
 cimport cython
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.stdlib cimport free, malloc
 
 import operator
 from dataclasses import dataclass
 
 import numpy as np
 
+from ptcore.caches.tlb cimport TLB_GLOBAL, space_of
 from ptcore.caches.tlb import KINDS, addresses_of, sides_of
-from ptcore.errors import OutOfRange, Status
+from ptcore.errors import FormatError, OutOfRange, Status
+from ptcore.table.address_space import AddressSpace
+from ptcore.table.nested import Nested
 from ptcore.units import ALL_ONES
 
 WALK = MMU_WALK
 FAULT = MMU_FAULT
+MAX_WALKERS = MMU_MAX_WALKERS
 cdef unsigned USER = 8
 
 
@@ -22,6 +27,7 @@ class Outcome:
     code: int
     status: Status
     pa: int | None
+    stage: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,13 @@ class Counts:
     walks: int
     references: int
     faults: int
+    second_walks: int = 0
+    second_references: int = 0
+    second_hits: int = 0
+    served: tuple[int, ...] = ()
+    walk_cycles: int = 0
+    waited_cycles: int = 0
+    cycles: int = 0
 
 
 cdef unsigned need_of(kind, bint user) except? 0xFFFF:
@@ -40,24 +53,126 @@ cdef unsigned need_of(kind, bint user) except? 0xFFFF:
     return <unsigned>found | (USER if user else 0)
 
 
+def _stages(space):
+    """Return the (first stage, second stage or None) of each half of what a CPU translates by."""
+    if isinstance(space, PageTable):
+        parts = [(space, None)]
+    elif isinstance(space, Nested):
+        parts = [(space.stage1, space.stage2)]
+    elif isinstance(space, AddressSpace):
+        parts = [(t.stage1, t.stage2) if isinstance(t, Nested) else (t, None) for t in space.tables]
+    else:
+        raise TypeError(f"a CPU translates by a PageTable, Nested or AddressSpace, not {type(space).__name__}")
+    if len(parts) > 2 or any(second is not parts[0][1] for _, second in parts):
+        raise FormatError("a CPU translates by one table or two halves, all behind the same second stage")
+    return tuple(parts)
+
+
 @cython.final
 cdef class Mmu:
-    def __cinit__(self, PageTable table not None, Tlb tlb not None, WalkCache walk_cache=None, asid=0, *, marks=True):
-        number = operator.index(asid)
-        if not 0 <= number < 0xFFFF_FFFF:
-            raise OutOfRange(f"asid {number} is not in 0..{2**32 - 2}")
-        self.table = table
+    def __cinit__(
+        self,
+        space,
+        Tlb tlb not None,
+        WalkCache walk_cache=None,
+        asid=None,
+        *,
+        vmid=None,
+        marks=True,
+        WalkCache guest_cache=None,
+        WalkCache host_cache=None,
+        Tlb ipa_tlb=None,
+        Tlb line_cache=None,
+        memory_cycles=0,
+        walkers=0,
+        issue_cycles=1,
+    ):
+        cdef int n = 0
         self.tlb = tlb
         self.walk_cache = walk_cache
-        self.c.space = &table.space
-        mmu_choose_walk(&self.c)
-        self.c.need = table.needs
+        self.guest_cache = guest_cache
+        self.host_cache = host_cache
+        self.ipa_tlb = ipa_tlb
+        self.line_cache = line_cache
+        self.wants_marks = marks
         self.c.tlb = &tlb.c
-        self.c.asid = number
-        self.c.marks = marks and table.memory.writable
-        if walk_cache is not None:
-            walk_cache.bind(&table.own_format, table.memory, table.space.root)
-            self.c.walk_cache = &walk_cache.c
+        self.c.walk_cache = NULL if walk_cache is None else &walk_cache.c
+        self.c.guest_cache = NULL if guest_cache is None else &guest_cache.c
+        self.c.host_cache = NULL if host_cache is None else &host_cache.c
+        self.c.second = NULL if ipa_tlb is None else &ipa_tlb.c
+        self.c.lines = NULL if line_cache is None else &line_cache.c
+        for what, number, least, most in (
+            ("memory_cycles", memory_cycles, 0, 2**32),
+            ("walkers", walkers, 0, MMU_MAX_WALKERS),
+            ("issue_cycles", issue_cycles, 0, 2**32),
+        ):
+            if not least <= operator.index(number) <= most:
+                raise OutOfRange(f"{what} {number} is not in {least}..{most}")
+        for level in () if line_cache is None else line_cache.levels:
+            if level.cycles is None:
+                raise FormatError(f"line_cache: level {level.name} says no cycles")
+            self.c.cycles[n] = round(level.cycles)
+            n += 1
+        self.c.cycles[n] = memory_cycles
+        self.c.walkers = walkers
+        self.c.issue_cycles = issue_cycles
+        self.take(space, asid, vmid)
+
+    cdef mmu_context context(self, space, asid, vmid) except *:
+        cdef mmu_context made
+        cdef PageTable table
+        parts = _stages(space)
+        own = space if isinstance(space, AddressSpace) else None
+        asid = asid if asid is not None else (own.asid or 0) if own is not None else 0
+        vmid = vmid if vmid is not None else (own.vmid or 0) if own is not None else 0
+        made.space = space_of(asid, vmid)
+        made.guest = space_of(0, vmid)
+        made.halves = len(parts)
+        made.stage2 = NULL
+        made.marks2 = False
+        table = parts[0][0]
+        made.marks1 = self.wants_marks and table.memory.writable
+        second = parts[0][1]
+        for n in range(len(parts)):
+            table = parts[n][0]
+            made.stage1[n] = &table.space
+            made.need1[n] = table.needs
+        if second is not None:
+            table = second
+            made.stage2 = &table.space
+            made.need2 = table.needs
+            made.marks1 = made.marks2 = self.wants_marks and table.memory.writable
+            letters = table.format.table_access
+            made.table_kind = sum(KINDS[letter] for letter in KINDS if letter in letters)
+            made.user_kind = USER if "u" in letters else 0
+            made.table_kind |= made.user_kind
+        mmu_choose_walks(&made)
+        return made
+
+    cdef int bind(self, tuple parts, const mmu_context *made) except -1:
+        cdef PageTable table
+        cdef WalkCache cache
+        for half, (first, second) in enumerate(parts):
+            table = first
+            for cache in (self.walk_cache, self.guest_cache):
+                if cache is not None:
+                    cache.bind(&table.own_format, made.space, (table.memory, int(table.space.root), half))
+        if parts[0][1] is not None and self.host_cache is not None:
+            table = parts[0][1]
+            self.host_cache.bind(&table.own_format, made.guest, (table.memory, int(table.space.root), 0))
+        return 0
+
+    cdef int take(self, space, asid, vmid) except -1:
+        cdef mmu_context made = self.context(space, asid, vmid)
+        parts = _stages(space)
+        self.bind(parts, &made)
+        self.c.now = made
+        self.space = space
+        self.table = parts[0][0]
+        return 0
+
+    def switch(self, space, asid=None, *, vmid=None):
+        self.take(space, asid, vmid)
 
     def access(self, va, kind="r", user=False):
         cdef uint64_t pa
@@ -66,7 +181,9 @@ cdef class Mmu:
         if not 0 <= number <= ALL_ONES:
             raise OutOfRange(f"{number:#x} is no 64-bit address")
         code = mmu_access(&self.c, number, need_of(kind, user), &pa, &status)
-        return Outcome(code, Status(status), int(pa) if status == 0 else None)
+        if status == 0:
+            return Outcome(code, Status.OK, int(pa))
+        return Outcome(code, Status(status), None, self.c.fault_stage if self.c.now.stage2 != NULL else None)
 
     def access_many(self, vas, kinds=None, user=False):
         source = addresses_of(vas)
@@ -101,24 +218,87 @@ cdef class Mmu:
         dropped = self.tlb.invalidate(first, last)
         if structures and self.walk_cache is not None:
             dropped += self.walk_cache.invalidate(first, last)
+        if structures and self.guest_cache is not None:
+            dropped += self.guest_cache.invalidate(first, last)
         return dropped
 
     def invalidate_all(self, *, keep_global=False):
         dropped = self.tlb.invalidate_all(keep_global=keep_global)
-        if self.walk_cache is not None:
-            dropped += self.walk_cache.invalidate_all()
+        for cache in (self.walk_cache, self.guest_cache, self.host_cache):
+            if cache is not None:
+                dropped += cache.invalidate_all()
+        if self.ipa_tlb is not None:
+            dropped += self.ipa_tlb.invalidate_all()
         return dropped
 
     @property
     def asid(self):
-        return int(self.c.asid)
+        return int(self.c.now.space & TLB_GLOBAL)
+
+    @property
+    def vmid(self):
+        return int(self.c.now.guest >> 20)
+
+    @property
+    def second_stage(self):
+        return _stages(self.space)[0][1]
 
     @property
     def marks(self):
-        return bool(self.c.marks)
+        return bool(self.c.now.marks1)
 
     @property
     def counts(self):
         cdef mmu_counts *c = &self.c.counts
         hits = tuple(c.hits[n] for n in range(self.tlb.c.levels))
-        return Counts(c.accesses, hits, c.walks, c.references, c.faults)
+        levels = 0 if self.line_cache is None else self.line_cache.c.levels + 1
+        return Counts(
+            c.accesses,
+            hits,
+            c.walks,
+            c.references,
+            c.faults,
+            c.second_walks,
+            c.second_references,
+            c.second_hits,
+            tuple(c.served[n] for n in range(levels)),
+            c.cycles,
+            c.waited,
+            max(c.accesses * self.c.issue_cycles, c.end),
+        )
+
+
+def access_on(mmus, vas, kinds=None, cpus=None, user=False):
+    source = addresses_of(vas)
+    needs = sides_of(kinds, source.shape)
+    if not mmus:
+        raise OutOfRange("there is no CPU to make an access")
+    which = np.zeros(source.shape, dtype=np.int64) if cpus is None else np.asarray(cpus)
+    if which.shape != source.shape or (which.size and which.dtype.kind not in "iu"):
+        raise ValueError(f"cpus are integers of the shape {source.shape}, not {which.dtype} of {which.shape}")
+    if which.size and not 0 <= int(which.min()) <= int(which.max()) < len(mmus):
+        bad = int(which.max()) if int(which.max()) >= len(mmus) else int(which.min())
+        raise OutOfRange(f"cpu {bad} is not in 0..{len(mmus) - 1}")
+    outcomes = np.empty(source.shape, dtype=np.uint8)
+    cdef const uint64_t[::1] addresses = source.reshape(-1)
+    cdef const uint8_t[::1] wanted = needs.reshape(-1)
+    cdef const uint16_t[::1] whose = np.ascontiguousarray(which, dtype=np.uint16).reshape(-1)
+    cdef uint8_t[::1] out = outcomes.reshape(-1)
+    cdef size_t n
+    cdef unsigned extra = USER if user else 0
+    cdef uint64_t pa
+    cdef int status
+    cdef Mmu one
+    cdef mmu **of = <mmu **>malloc(len(mmus) * sizeof(mmu *))
+    if of == NULL:
+        raise MemoryError()
+    try:
+        for n in range(<size_t>len(mmus)):
+            one = mmus[n]
+            of[n] = &one.c
+        with nogil:
+            for n in range(<size_t>addresses.shape[0]):
+                out[n] = <uint8_t>mmu_access(of[whose[n]], addresses[n], wanted[n] | extra, &pa, &status)
+    finally:
+        free(of)
+    return outcomes

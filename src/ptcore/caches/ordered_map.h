@@ -1,4 +1,5 @@
-/* A bounded map from 64-bit keys to places 0..room-1, with the places in order of use.
+/* A bounded map from keys of two words, of which the second is a tag, to places 0..room-1, with
+ * the places in order of use.
  *
  * Hash chains and a doubly linked list over arrays of 32-bit places; every operation is O(1). Used for
  * fully associative caches, where a scan over all entries would cost more than the cache saves. */
@@ -11,7 +12,7 @@
 #define OM_NONE UINT32_MAX
 
 typedef struct {
-    uint64_t key;
+    uint64_t key, tag;
     uint32_t newer, older; /* neighbours in order of use; a free place's `older` is the next free one */
     uint32_t chain;        /* the next place of the same bucket */
 } om_place;
@@ -22,9 +23,9 @@ typedef struct {
     uint32_t room, mask, newest, oldest, free, count;
 } om_map;
 
-PT_INLINE uint32_t om_bucket(const om_map *m, uint64_t key) {
+PT_INLINE uint32_t om_bucket(const om_map *m, uint64_t key, uint64_t tag) {
     /* Fibonacci hashing: Knuth, The Art of Computer Programming vol. 3, "Hashing". */
-    return (uint32_t)((key * 0x9E3779B97F4A7C15ull) >> 32) & m->mask;
+    return (uint32_t)(((key ^ tag << 40) * 0x9E3779B97F4A7C15ull) >> 32) & m->mask;
 }
 
 static inline __attribute__((unused)) void om_clear(om_map *m) {
@@ -58,9 +59,9 @@ static inline __attribute__((unused)) void om_release(om_map *m) {
     m->buckets = NULL;
 }
 
-PT_INLINE uint32_t om_find(const om_map *m, uint64_t key) {
-    uint32_t n = m->buckets[om_bucket(m, key)];
-    while (n != OM_NONE && m->places[n].key != key)
+PT_INLINE uint32_t om_find(const om_map *m, uint64_t key, uint64_t tag) {
+    uint32_t n = m->buckets[om_bucket(m, key, tag)];
+    while (n != OM_NONE && (m->places[n].key != key || m->places[n].tag != tag))
         n = m->places[n].chain;
     return n;
 }
@@ -87,7 +88,7 @@ PT_INLINE void om_use(om_map *m, uint32_t n) {
 }
 
 static inline __attribute__((unused)) void om_remove(om_map *m, uint32_t n) {
-    uint32_t *link = &m->buckets[om_bucket(m, m->places[n].key)];
+    uint32_t *link = &m->buckets[om_bucket(m, m->places[n].key, m->places[n].tag)];
     while (*link != n)
         link = &m->places[*link].chain;
     *link = m->places[n].chain;
@@ -98,10 +99,11 @@ static inline __attribute__((unused)) void om_remove(om_map *m, uint32_t n) {
 }
 
 /* Adds an absent key as the newest; there must be a free place. */
-static inline __attribute__((unused)) uint32_t om_add(om_map *m, uint64_t key) {
-    uint32_t n = m->free, *bucket = &m->buckets[om_bucket(m, key)];
+static inline __attribute__((unused)) uint32_t om_add(om_map *m, uint64_t key, uint64_t tag) {
+    uint32_t n = m->free, *bucket = &m->buckets[om_bucket(m, key, tag)];
     m->free = m->places[n].older;
     m->places[n].key = key;
+    m->places[n].tag = tag;
     m->places[n].chain = *bucket;
     *bucket = n;
     om_link_newest(m, n);
@@ -110,9 +112,9 @@ static inline __attribute__((unused)) uint32_t om_add(om_map *m, uint64_t key) {
 }
 
 /* Adds an absent key, in the place of the oldest one if all are taken. */
-static inline __attribute__((unused)) uint32_t om_admit(om_map *m, uint64_t key) {
+static inline __attribute__((unused)) uint32_t om_admit(om_map *m, uint64_t key, uint64_t tag) {
     if (m->free == OM_NONE)
         om_remove(m, m->oldest);
-    return om_add(m, key);
+    return om_add(m, key, tag);
 }
 #endif

@@ -79,7 +79,7 @@ static inline void tc_release(table_cache *c) {
 
 /* The place of a page, now used; OM_NONE when it has none. */
 PT_INLINE uint32_t tc_lookup(table_cache *c, uint64_t page) {
-    uint32_t place = om_find(&c->map, page);
+    uint32_t place = om_find(&c->map, page, 0);
     if (place != OM_NONE)
         c->policy->on_access(c, place);
     return place;
@@ -87,7 +87,7 @@ PT_INLINE uint32_t tc_lookup(table_cache *c, uint64_t page) {
 
 /* Gives an absent page a clean slot; there must be one. */
 static inline uint32_t tc_admit(table_cache *c, uint64_t page) {
-    uint32_t place = om_add(&c->map, page);
+    uint32_t place = om_add(&c->map, page, 0);
     c->slot[place] = c->clean[--c->cleans];
     c->taken[place] = 1;
     c->policy->new_entry(c, place);

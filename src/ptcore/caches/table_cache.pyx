@@ -64,7 +64,7 @@ cdef class PageTableCache:
 
     def admit(self, page):
         cdef uint64_t number = as_page(page)
-        if om_find(&self.c.map, number) != OM_NONE:
+        if om_find(&self.c.map, number, 0) != OM_NONE:
             raise AlreadyMapped(f"page {number:#x} has a slot already")
         if not self.c.cleans:
             raise InvalidationOwed(
@@ -88,7 +88,7 @@ cdef class PageTableCache:
 
     def drop(self, page):
         cdef uint64_t number = as_page(page)
-        cdef uint32_t place = om_find(&self.c.map, number)
+        cdef uint32_t place = om_find(&self.c.map, number, 0)
         if place == OM_NONE:
             raise NotMapped(f"page {number:#x} has no slot")
         self.drops += 1
@@ -114,7 +114,7 @@ cdef class PageTableCache:
         )
 
     def __contains__(self, page):
-        return om_find(&self.c.map, as_page(page)) != OM_NONE
+        return om_find(&self.c.map, as_page(page), 0) != OM_NONE
 
     def __len__(self):
         return self.c.map.count

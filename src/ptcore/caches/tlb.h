@@ -1,65 +1,117 @@
 /* A TLB: levels of set-associative arrays, each with its page sizes, sides, index and replacement policy.
  *
- * A lookup probes level after level; a hit below the first level refills the levels above it. What an array
- * holds in a set is ordered by use (LRU) or by arrival (FIFO); the other policies keep a state beside the set
- * and entries stay where they are. Measured: exact LRU by move-to-front beats time stamps where sets miss
- * (bench/). */
+ * A lookup probes level after level; a hit below the first level refills the levels above it. An entry stays in
+ * its slot; what a set holds is found by page number, and its policy keeps the order of use beside it. */
 #ifndef PT_TLB_H
 #define PT_TLB_H
 #include "memory.h"
+#include "tlb_policies.h"
 #include <string.h>
 
 #define TLB_MAX_SIZES 4
 #define TLB_MAX_ARRAYS 16
 #define TLB_MAX_LEVELS 4
 #define TLB_MAX_LIVE 16
-#define TLB_GLOBAL UINT32_MAX /* the asid of an entry that serves every address space */
-#define TLB_NO_PAGE 0         /* page_lg2 of an unused entry */
+#define TLB_NO_PAGE UINT64_MAX
+
+/* A tag says whose translation it is and what of it is cached: asid, vmid, page size; then rights, dirty, key.
+ * The asid of all ones is that of a global entry, which serves every asid of its vmid. */
+#define TLB_ASID_BITS 20
+#define TLB_VMID_BITS 16
+#define TLB_LG2_AT (TLB_ASID_BITS + TLB_VMID_BITS)
+#define TLB_RIGHTS_AT (TLB_LG2_AT + 6)
+#define TLB_DIRTY_AT (TLB_RIGHTS_AT + 6)
+#define TLB_KEY_AT (TLB_DIRTY_AT + 1)
+#define TLB_GLOBAL (((uint64_t)1 << TLB_ASID_BITS) - 1)
+#define TLB_SPACE (((uint64_t)1 << TLB_LG2_AT) - 1)      /* asid and vmid */
+#define TLB_MATCHED (((uint64_t)1 << TLB_RIGHTS_AT) - 1) /* asid, vmid and page size */
 
 enum { TLB_LOAD = 1, TLB_STORE = 2, TLB_FETCH = 4 };
-enum { TLB_LRU, TLB_FIFO, TLB_RANDOM, TLB_PLRU, TLB_SRRIP, TLB_MRU_PLRU4 };
 enum { TLB_NON_INCLUSIVE, TLB_INCLUSIVE, TLB_VICTIM, TLB_EXCLUSIVE };
 
 typedef struct {
-    uint64_t page; /* va >> page_lg2 */
-    uint64_t pa;   /* of the page's first byte */
-    uint32_t asid;
-    uint8_t page_lg2, rights, dirty, key;
+    uint64_t pa;  /* of the page's first byte */
+    uint64_t tag; /* 0 where the slot is unused */
 } tlb_entry;
 
+PT_INLINE uint64_t tlb_space(uint32_t asid, uint32_t vmid) { return asid | (uint64_t)vmid << TLB_ASID_BITS; }
+PT_INLINE unsigned tlb_lg2(uint64_t tag) { return (unsigned)(tag >> TLB_LG2_AT & 63); }
+PT_INLINE unsigned tlb_rights(uint64_t tag) { return (unsigned)(tag >> TLB_RIGHTS_AT & 63); }
+PT_INLINE unsigned tlb_dirty(uint64_t tag) { return (unsigned)(tag >> TLB_DIRTY_AT & 1); }
+PT_INLINE unsigned tlb_key(uint64_t tag) { return (unsigned)(tag >> TLB_KEY_AT & 15); }
+PT_INLINE int tlb_is_global(uint64_t tag) { return (tag & TLB_GLOBAL) == TLB_GLOBAL; }
+PT_INLINE uint64_t tlb_bytes(uint64_t tag) { return (uint64_t)1 << tlb_lg2(tag); }
+PT_INLINE uint64_t tlb_tag(uint64_t space, unsigned lg2, unsigned rights, unsigned dirty, unsigned key) {
+    return space | (uint64_t)lg2 << TLB_LG2_AT | (uint64_t)rights << TLB_RIGHTS_AT |
+           (uint64_t)dirty << TLB_DIRTY_AT | (uint64_t)key << TLB_KEY_AT;
+}
+
 typedef struct {
+    uint64_t *pages;    /* sets * ways page numbers, TLB_NO_PAGE in unused slots */
     tlb_entry *entries; /* sets * ways */
-    uint64_t *state;    /* one word per set, for policies that keep one; else NULL */
+    uint64_t *state;    /* one word per set: the order, or what the policy keeps */
+    uint16_t *rows;     /* the order where it does not fit a word: sets * ways; else NULL */
     uint32_t sets, ways;
     uint32_t set_mask; /* sets - 1 where sets is a power of two, else 0 */
     uint8_t level, sizes, sides, policy, index_xor;
     uint8_t page_lg2[TLB_MAX_SIZES];
     uint8_t held_as[64]; /* by page_lg2: the size as which such a page is held here, or 0 */
     uint8_t turns[64], turn[64]; /* by page_lg2: how many arrays share the pages of that size, and which this is */
+    uint8_t *stale; /* of the TLB: set when `seen` changes */
+    uint64_t seen; /* bit n: since it was empty, the array took a page of the size n (as page_lg2) */
 } tlb_array;
 
 typedef struct {
-    uint8_t inclusion, live; /* live: how many asids a level keeps, 0 for any number */
+    uint8_t inclusion, live; /* live: how many spaces a level keeps, 0 for any number */
     uint32_t known;
-    uint32_t asid[TLB_MAX_LIVE]; /* the most recent first */
+    uint64_t space[TLB_MAX_LIVE]; /* the most recent first */
 } tlb_level;
+
+/* What lookups of one side ask, in order: an array and a size of page that it took since it was empty. Taken from
+ * the arrays so that a lookup reads nothing else; kept only where all arrays are LRU, of sets that a mask
+ * numbers, and fill each other plainly. Measured: 18 against 9 ns per missing access (bench/). */
+#define TLB_MAX_PROBES 16
+
+typedef struct {
+    tlb_array *array;
+    uint64_t *pages, *state;
+    tlb_entry *entries;
+    uint64_t mask, ordered; /* of the sets; of the bits of an order */
+    uint32_t ways;
+    uint8_t lg2, fold, level, last; /* fold: the set is of page ^ page >> fold, 63 for the page alone */
+    uint32_t set;                   /* that was asked last */
+} tlb_probe;
+
+typedef struct {
+    tlb_probe probe[TLB_MAX_PROBES];
+    uint8_t count, lg2; /* lg2: the size of page that fills just these arrays, 0 if there is none */
+} tlb_plan;
 
 typedef struct {
     tlb_array array[TLB_MAX_ARRAYS];
     tlb_level level[TLB_MAX_LEVELS];
+    tlb_plan plan[3];      /* by side: load, store, fetch */
+    uint8_t simple, stale; /* whether plans are kept; whether they must be made anew */
     uint32_t arrays, levels;
-    uint8_t plain; /* no level has an inclusion rule of its own, or a limit of asids */
+    uint8_t plain; /* no level has an inclusion rule of its own, or a limit of spaces */
+    uint8_t coalesced_lg2; /* the size as which adjacent smaller pages are tried to be held, 0 for none */
     /* The last lookup, when the first level had it: asked again within the same smallest page, the answer
      * is the same and moves nothing. NULL as soon as any entry moves. */
     tlb_entry *recent;
-    uint64_t recent_page;
-    uint32_t recent_asid, asid;
+    uint64_t recent_page, recent_space, space;
     uint8_t recent_side, smallest_lg2;
     uint64_t random;
     tlb_entry leaving;
 } tlb;
 
-/* -- replacement: touch (a hit), victim (the way to give up) and place (an entry arrived) ---------------- */
+/* Which entries a command is about. */
+typedef struct {
+    uint64_t mask, value; /* of asid and vmid, for entries that are not global */
+    uint8_t globals;      /* whether global entries of the vmid go too */
+    uint8_t larger_stay;  /* whether an entry that is not all within the addresses stays */
+} tlb_chosen;
+
+/* -- sets ------------------------------------------------------------------------------------------------- */
 
 PT_INLINE int tlb_ordered(const tlb_array *a) { return a->policy <= TLB_FIFO; }
 
@@ -68,166 +120,241 @@ PT_INLINE uint32_t tlb_set_number(const tlb_array *a, uint64_t page) {
     return (uint32_t)(a->set_mask || a->sets == 1 ? index & a->set_mask : index % a->sets);
 }
 
-PT_INLINE tlb_entry *tlb_set(const tlb_array *a, uint64_t page) {
-    return a->entries + (size_t)tlb_set_number(a, page) * a->ways;
+/* The slot whose entry serves the page, or `ways`. */
+PT_INLINE uint32_t tlb_slot(const uint64_t *pages, const tlb_entry *entries, uint32_t ways, uint64_t page,
+                            uint64_t wanted) {
+#pragma GCC unroll 12
+    for (uint32_t slot = 0; slot < ways; slot++)
+        if (pages[slot] == page) {
+            uint64_t match = entries[slot].tag & TLB_MATCHED;
+            if (match == wanted || match == (wanted | TLB_GLOBAL))
+                return slot;
+        }
+    return ways;
 }
 
-/* Tree-PLRU: node n has the children 2n and 2n + 1; its bit says which half was not used last. */
-PT_INLINE uint64_t tlb_plru_touch(uint64_t tree, uint32_t ways, uint32_t way) {
-    uint32_t node = 1;
-    for (uint32_t half = ways >> 1; half; half >>= 1) {
-        uint64_t right = (way & half) != 0;
-        tree = (tree & ~((uint64_t)1 << node)) | (!right ? (uint64_t)1 << node : 0);
-        node = 2 * node + (uint32_t)right;
-    }
-    return tree;
-}
-
-PT_INLINE uint32_t tlb_plru_victim(uint64_t tree, uint32_t ways) {
-    uint32_t node = 1;
-    while (node < ways)
-        node = 2 * node + (uint32_t)(tree >> node & 1);
-    return node - ways;
-}
-
-/* Bits 7:0: the group used last; then 4 bits for the tree of each group of four ways (bits 3:1 of it). */
-PT_INLINE void tlb_groups_touch(uint64_t *state, uint32_t way) {
-    uint32_t group = way >> 2, at = 8 + 4 * group;
-    uint64_t tree = tlb_plru_touch(*state >> at & 15, 4, way & 3);
-    *state = (*state & ~((uint64_t)15 << at) & ~(uint64_t)255) | tree << at | group;
-}
-
-/* Published for Skylake as "(MRU+1)%3PLRU4": vusec/tlbdr, TLB/README.md. */
-PT_INLINE uint32_t tlb_groups_victim(uint64_t state, uint32_t ways) {
-    uint32_t group = (uint32_t)((state & 255) + 1) % (ways >> 2);
-    return 4 * group + tlb_plru_victim(state >> (8 + 4 * group) & 15, 4);
-}
-
-/* Two bits per way: how far off its next use is thought to be. Jaleel et al., "High Performance Cache
- * Replacement Using Re-Reference Interval Prediction (RRIP)", ISCA 2010: hit priority, SRRIP with M = 2. */
-PT_INLINE uint32_t tlb_srrip_victim(uint64_t *state, uint32_t ways) {
-    for (;;) {
-        for (uint32_t way = 0; way < ways; way++)
-            if ((*state >> 2 * way & 3) == 3)
-                return way;
-        for (uint32_t way = 0; way < ways; way++)
-            *state += (uint64_t)1 << 2 * way;
-    }
-}
-
-PT_INLINE void tlb_note(tlb_array *a, uint64_t *state, uint32_t way, int arrived) {
-    switch (a->policy) {
-    case TLB_PLRU:
-        *state = tlb_plru_touch(*state, a->ways, way);
-        break;
-    case TLB_MRU_PLRU4:
-        tlb_groups_touch(state, way);
-        break;
-    case TLB_SRRIP:
-        *state = (*state & ~((uint64_t)3 << 2 * way)) | (arrived ? (uint64_t)2 << 2 * way : 0);
-        break;
-    default:
-        break;
-    }
-}
-
-PT_INLINE uint32_t tlb_victim(tlb *t, tlb_array *a, uint64_t *state) {
-    switch (a->policy) {
-    case TLB_PLRU:
-        return tlb_plru_victim(*state, a->ways);
-    case TLB_MRU_PLRU4:
-        return tlb_groups_victim(*state, a->ways);
-    case TLB_SRRIP:
-        return tlb_srrip_victim(state, a->ways);
-    default: /* Marsaglia, "Xorshift RNGs", Journal of Statistical Software 8 (2003) */
-        t->random ^= t->random << 13;
-        t->random ^= t->random >> 7;
-        t->random ^= t->random << 17;
-        return (uint32_t)(t->random % a->ways);
-    }
-}
-
-/* -- lookup ------------------------------------------------------------------------------------------------ */
-
-PT_INLINE int tlb_serves(const tlb_entry *e, uint64_t page, unsigned page_lg2, uint32_t asid) {
-    return e->page == page && e->page_lg2 == page_lg2 && (e->asid == asid || e->asid == TLB_GLOBAL);
-}
-
-PT_INLINE void tlb_to_front(tlb_entry *set, uint32_t way) {
-    tlb_entry moved = set[way];
-    for (; way > 0; way--)
-        set[way] = set[way - 1];
-    set[0] = moved;
-}
-
-PT_INLINE tlb_entry *tlb_used(tlb_array *a, tlb_entry *set, uint32_t number, uint32_t way) {
+/* The hooks of an array's policy, for the slot of a set. */
+PT_INLINE void tlb_touch(tlb_array *a, uint32_t set, uint32_t ways, uint32_t slot) {
+    uint64_t *state = &a->state[set];
     if (PT_LIKELY(a->policy == TLB_LRU)) {
-        if (way)
-            tlb_to_front(set, way);
-        return &set[0];
+        if (PT_LIKELY(ways <= TLB_WORD_SLOTS))
+            *state = tlb_newest(*state, slot, tlb_place_of(*state, slot));
+        else
+            tlb_row_newest(a->rows + (size_t)set * ways, slot);
+    } else if (a->policy != TLB_FIFO) {
+        tlb_note(a->policy, ways, state, slot, 0);
     }
-    if (a->state != NULL)
-        tlb_note(a, &a->state[number], way, 0);
-    return &set[way];
 }
 
-PT_INLINE tlb_entry *tlb_find(tlb_array *a, uint64_t va, uint32_t asid) {
+PT_INLINE void tlb_place(tlb_array *a, uint32_t set, uint32_t ways, uint32_t slot) {
+    uint64_t *state = &a->state[set];
+    if (!tlb_ordered(a))
+        tlb_note(a->policy, ways, state, slot, 1);
+    else if (ways <= TLB_WORD_SLOTS)
+        *state = tlb_newest(*state, slot, tlb_place_of(*state, slot));
+    else
+        tlb_row_newest(a->rows + (size_t)set * ways, slot);
+}
+
+PT_INLINE uint32_t tlb_given_up(tlb *t, tlb_array *a, uint32_t set, uint32_t ways) {
+    if (PT_UNLIKELY(!tlb_ordered(a)))
+        return tlb_victim(a->policy, ways, &a->state[set], &t->random);
+    if (ways <= TLB_WORD_SLOTS)
+        return (uint32_t)(a->state[set] >> 4 * (ways - 1) & 15);
+    return a->rows[(size_t)set * ways + ways - 1];
+}
+
+PT_INLINE void tlb_removed(tlb_array *a, uint32_t set, uint32_t slot) {
+    if (!tlb_ordered(a))
+        return;
+    if (a->ways <= TLB_WORD_SLOTS)
+        a->state[set] = tlb_oldest(a->state[set], a->ways, slot);
+    else
+        tlb_row_oldest(a->rows + (size_t)set * a->ways, a->ways, slot);
+}
+
+/* Slots in the order of use, where the policy has one. */
+static inline __attribute__((unused)) uint32_t tlb_nth(const tlb_array *a, uint32_t set, uint32_t n) {
+    if (!tlb_ordered(a))
+        return n;
+    return a->ways <= TLB_WORD_SLOTS ? (uint32_t)(a->state[set] >> 4 * n & 15) : a->rows[(size_t)set * a->ways + n];
+}
+
+static inline __attribute__((unused)) void tlb_clear(tlb_array *a) {
+    for (size_t n = 0; n < (size_t)a->sets * a->ways; n++)
+        a->pages[n] = TLB_NO_PAGE;
+    for (size_t n = 0; a->rows != NULL && n < (size_t)a->sets * a->ways; n++)
+        a->rows[n] = (uint16_t)(n % a->ways);
+    for (uint32_t n = 0; tlb_ordered(a) && n < a->sets; n++)
+        a->state[n] = TLB_IN_ORDER;
+    a->seen = 0;
+}
+
+/* -- lookup ----------------------------------------------------------------------------------------------- */
+
+/* A hit in a set of a number of ways that the compiler knows, or not. */
+PT_INLINE tlb_entry *tlb_hit(tlb_array *a, uint32_t set, uint32_t ways, uint64_t page, uint64_t wanted) {
+    tlb_entry *entries = a->entries + (size_t)set * ways;
+    uint32_t slot = tlb_slot(a->pages + (size_t)set * ways, entries, ways, page, wanted);
+    if (slot == ways)
+        return NULL;
+    tlb_touch(a, set, ways, slot);
+    return entries + slot;
+}
+
+PT_INLINE tlb_entry *tlb_find(tlb_array *a, uint64_t va, uint64_t space) {
     for (unsigned n = 0; n < a->sizes; n++) {
-        unsigned page_lg2 = a->page_lg2[n];
-        uint64_t page = va >> page_lg2;
-        uint32_t number = tlb_set_number(a, page);
-        tlb_entry *set = a->entries + (size_t)number * a->ways;
-        for (uint32_t way = 0; way < a->ways; way++)
-            if (tlb_serves(&set[way], page, page_lg2, asid))
-                return tlb_used(a, set, number, way);
+        unsigned lg2 = a->page_lg2[n];
+        if (!(a->seen >> lg2 & 1))
+            continue;
+        uint64_t page = va >> lg2, wanted = space | (uint64_t)lg2 << TLB_LG2_AT;
+        uint32_t set = tlb_set_number(a, page);
+        tlb_entry *found = a->ways == 4    ? tlb_hit(a, set, 4, page, wanted)
+                           : a->ways == 8  ? tlb_hit(a, set, 8, page, wanted)
+                           : a->ways == 12 ? tlb_hit(a, set, 12, page, wanted)
+                                           : tlb_hit(a, set, a->ways, page, wanted);
+        if (found != NULL)
+            return found;
     }
     return NULL;
 }
 
-/* -- filling ----------------------------------------------------------------------------------------------- */
+/* -- plans ------------------------------------------------------------------------------------------------ */
 
-static void tlb_evicted(tlb *t, unsigned level, const tlb_entry *gone);
+static void tlb_plan_side(tlb *t, tlb_plan *plan, unsigned side) {
+    plan->count = 0;
+    plan->lg2 = 0;
+    for (uint32_t n = 0; n < t->arrays; n++) {
+        tlb_array *a = &t->array[n];
+        for (unsigned s = 0; (a->sides & side) && s < a->sizes; s++)
+            if (a->seen >> a->page_lg2[s] & 1)
+                plan->probe[plan->count++] =
+                    (tlb_probe){a, a->pages, a->state, a->entries, a->sets - 1,
+                                a->ways < TLB_WORD_SLOTS ? ((uint64_t)1 << 4 * a->ways) - 1 : UINT64_MAX, a->ways,
+                                a->page_lg2[s], a->index_xor ? a->index_xor : 63, a->level,
+                                (uint8_t)(4 * (a->ways - 1)), 0};
+    }
+    uint32_t takers = 0, same = 0;
+    for (uint32_t n = 0; plan->count != 0 && n < t->arrays; n++)
+        takers += (t->array[n].sides & side) && t->array[n].held_as[plan->probe[0].lg2] != 0;
+    for (uint32_t n = 0; n < plan->count; n++)
+        same += plan->probe[n].lg2 == plan->probe[0].lg2;
+    if (plan->count != 0 && takers == plan->count && same == plan->count)
+        plan->lg2 = plan->probe[0].lg2;
+}
+
+static inline __attribute__((unused)) void tlb_make_plans(tlb *t) {
+    t->stale = 0;
+    for (unsigned n = 0; t->simple && n < 3; n++)
+        tlb_plan_side(t, &t->plan[n], 1u << n);
+}
+
+PT_INLINE tlb_entry *tlb_probe_hit(const tlb_probe *p, uint32_t ways, uint64_t page, uint64_t wanted) {
+    size_t set = p->set, row = set * ways;
+    uint32_t slot = tlb_slot(p->pages + row, p->entries + row, ways, page, wanted);
+    if (slot == ways)
+        return NULL;
+    if (ways <= TLB_WORD_SLOTS)
+        p->state[set] = tlb_newest(p->state[set], slot, tlb_place_of(p->state[set], slot));
+    else
+        tlb_row_newest(p->array->rows + row, slot);
+    return p->entries + row + slot;
+}
+
+PT_INLINE tlb_entry *tlb_ask(tlb_probe *p, uint64_t va, uint64_t space) {
+    uint64_t page = va >> p->lg2, wanted = space | (uint64_t)p->lg2 << TLB_LG2_AT;
+    p->set = (uint32_t)((page ^ page >> p->fold) & p->mask);
+    switch (p->ways) {
+    case 4:
+        return tlb_probe_hit(p, 4, page, wanted);
+    case 8:
+        return tlb_probe_hit(p, 8, page, wanted);
+    case 12:
+        return tlb_probe_hit(p, 12, page, wanted);
+    default:
+        return tlb_probe_hit(p, p->ways, page, wanted);
+    }
+}
+
+/* Puts an entry of the plan's size into the arrays above `level`, all of which were just asked and hold none. */
+PT_INLINE void tlb_fill_plan(const tlb_plan *plan, const tlb_entry *entry, uint64_t va, unsigned level) {
+    uint64_t page = va >> plan->lg2;
+    for (unsigned n = 0; n < plan->count && plan->probe[n].level < level; n++) {
+        const tlb_probe *p = &plan->probe[n];
+        size_t set = p->set, row = set * p->ways;
+        if (PT_LIKELY(p->ways <= TLB_WORD_SLOTS)) {
+            uint64_t order = p->state[set], slot = order >> p->last & 15;
+            p->state[set] = (order << 4 | slot) & p->ordered;
+            row += slot;
+        } else {
+            uint32_t slot = p->array->rows[row + p->ways - 1];
+            tlb_row_newest(p->array->rows + row, slot);
+            row += slot;
+        }
+        p->pages[row] = page;
+        p->entries[row] = *entry;
+    }
+}
+
+/* -- filling ---------------------------------------------------------------------------------------------- */
+
+static void tlb_evicted(tlb *t, unsigned level, uint64_t page, const tlb_entry *gone);
+
+PT_INLINE void tlb_store(tlb_array *a, size_t at, uint64_t page, const tlb_entry *entry) {
+    unsigned lg2 = tlb_lg2(entry->tag);
+    if (PT_UNLIKELY(!(a->seen >> lg2 & 1))) {
+        a->seen |= (uint64_t)1 << lg2;
+        *a->stale = 1;
+    }
+    a->pages[at] = page;
+    a->entries[at] = *entry;
+}
 
 /* Puts an entry into its set, in the place of an older copy, of nothing, or of what the policy gives up. */
-PT_INLINE void tlb_put(tlb *t, tlb_array *a, const tlb_entry *entry) {
-    uint32_t number = tlb_set_number(a, entry->page), way;
-    tlb_entry *set = a->entries + (size_t)number * a->ways, gone;
-    for (way = 0; way < a->ways; way++)
-        if (set[way].page == entry->page && set[way].page_lg2 == entry->page_lg2 && set[way].asid == entry->asid)
+static inline __attribute__((unused)) void tlb_put(tlb *t, tlb_array *a, uint64_t page, const tlb_entry *entry) {
+    uint32_t set = tlb_set_number(a, page), slot;
+    size_t row = (size_t)set * a->ways;
+    for (slot = 0; slot < a->ways; slot++)
+        if (a->pages[row + slot] == page && !((a->entries[row + slot].tag ^ entry->tag) & TLB_MATCHED))
             break;
-    int copy = way < a->ways;
-    for (uint32_t n = 0; !copy && n < a->ways; n++)
-        if (set[n].page_lg2 == TLB_NO_PAGE) {
-            way = n;
+    int copy = slot < a->ways;
+    for (uint32_t n = 0; !copy && !tlb_ordered(a) && n < a->ways; n++)
+        if (a->entries[row + n].tag == 0) {
+            slot = n;
             break;
         }
-    if (way == a->ways)
-        way = tlb_ordered(a) ? a->ways - 1 : tlb_victim(t, a, a->state == NULL ? NULL : &a->state[number]);
-    gone = set[way];
-    if (tlb_ordered(a)) {
-        if (!(copy && a->policy == TLB_FIFO))
-            for (; way > 0; way--)
-                set[way] = set[way - 1];
-        set[way] = *entry;
-    } else {
-        set[way] = *entry;
-        if (a->state != NULL)
-            tlb_note(a, &a->state[number], way, !copy);
-    }
-    if (!copy && gone.page_lg2 != TLB_NO_PAGE && !t->plain)
-        tlb_evicted(t, a->level, &gone);
+    if (slot == a->ways)
+        slot = tlb_given_up(t, a, set, a->ways);
+    uint64_t page_gone = a->pages[row + slot];
+    tlb_entry gone = a->entries[row + slot];
+    tlb_store(a, row + slot, page, entry);
+    if (copy)
+        tlb_touch(a, set, a->ways, slot);
+    else
+        tlb_place(a, set, a->ways, slot);
+    if (!copy && gone.tag != 0 && !t->plain)
+        tlb_evicted(t, a->level, page_gone, &gone);
+}
+
+PT_INLINE void tlb_replace(tlb *t, tlb_array *a, uint32_t ways, uint64_t page, const tlb_entry *entry) {
+    uint32_t set = tlb_set_number(a, page), slot = tlb_given_up(t, a, set, ways);
+    tlb_store(a, (size_t)set * ways + slot, page, entry);
+    if (PT_LIKELY(ways <= TLB_WORD_SLOTS))
+        a->state[set] = tlb_newest(a->state[set], slot, 4 * (ways - 1));
+    else
+        tlb_place(a, set, ways, slot);
 }
 
 /* The same for an entry that the array does not hold. */
-PT_INLINE void tlb_push(tlb *t, tlb_array *a, const tlb_entry *entry) {
-    if (PT_LIKELY(t->plain && tlb_ordered(a))) {
-        tlb_entry *set = tlb_set(a, entry->page);
-        for (uint32_t way = a->ways - 1; way > 0; way--)
-            set[way] = set[way - 1];
-        set[0] = *entry;
-    } else {
-        tlb_put(t, a, entry);
-    }
+PT_INLINE void tlb_push(tlb *t, tlb_array *a, uint64_t page, const tlb_entry *entry) {
+    if (PT_UNLIKELY(!t->plain || !tlb_ordered(a)))
+        tlb_put(t, a, page, entry);
+    else if (a->ways == 4)
+        tlb_replace(t, a, 4, page, entry);
+    else if (a->ways == 12)
+        tlb_replace(t, a, 12, page, entry);
+    else
+        tlb_replace(t, a, a->ways, page, entry);
 }
 
 /* Of arrays that share a page size, one takes a page: that of the address bits above those of its set. */
@@ -237,15 +364,14 @@ PT_INLINE int tlb_is_turn(const tlb_array *a, unsigned lg2, uint64_t page) {
 
 /* The part of a page around `va` as which an array holds it; 0 if it holds none. */
 PT_INLINE int tlb_piece(const tlb_array *a, const tlb_entry *entry, uint64_t va, tlb_entry *piece) {
-    unsigned lg2 = a->held_as[entry->page_lg2];
+    unsigned whole = tlb_lg2(entry->tag), lg2 = a->held_as[whole];
     *piece = *entry;
-    if (lg2 == entry->page_lg2)
-        return tlb_is_turn(a, lg2, entry->page);
-    piece->page = va >> lg2;
-    piece->page_lg2 = (uint8_t)lg2;
-    uint64_t inside = va & (((uint64_t)1 << entry->page_lg2) - 1);
-    piece->pa = entry->pa + (inside >> lg2 << lg2);
-    return lg2 != 0 && tlb_is_turn(a, lg2, piece->page);
+    if (PT_UNLIKELY(lg2 != whole)) {
+        uint64_t inside = va & (((uint64_t)1 << whole) - 1);
+        piece->pa = entry->pa + (inside >> lg2 << lg2);
+        piece->tag = (entry->tag & ~((uint64_t)63 << TLB_LG2_AT)) | (uint64_t)lg2 << TLB_LG2_AT;
+    }
+    return lg2 != 0 && tlb_is_turn(a, lg2, va >> lg2);
 }
 
 /* Whether a level takes what a walk or a lower level brings; a victim or exclusive one takes evictions only. */
@@ -253,14 +379,19 @@ PT_INLINE int tlb_takes(const tlb *t, unsigned level) {
     return t->plain || t->level[level].inclusion <= TLB_INCLUSIVE;
 }
 
-/* Fills every level above `level` that serves this side of the CPU, none of which holds the entry. */
+/* Fills every level above `level` that serves this side of the CPU; a lookup of `va` just found that none of
+ * them holds the entry. */
 PT_INLINE void tlb_refill(tlb *t, const tlb_entry *entry, uint64_t va, unsigned side, unsigned level) {
     tlb_entry piece;
     t->recent = NULL;
+    if (PT_LIKELY(t->simple && t->plan[side >> 1].lg2 == tlb_lg2(entry->tag))) {
+        tlb_fill_plan(&t->plan[side >> 1], entry, va, level);
+        return;
+    }
     for (uint32_t n = 0; n < t->arrays && t->array[n].level < level; n++) {
         tlb_array *a = &t->array[n];
         if ((a->sides & side) && tlb_takes(t, a->level) && tlb_piece(a, entry, va, &piece))
-            tlb_push(t, a, &piece);
+            tlb_push(t, a, va >> tlb_lg2(piece.tag), &piece);
     }
 }
 
@@ -272,55 +403,62 @@ static inline __attribute__((unused)) void tlb_fill(tlb *t, const tlb_entry *ent
     for (uint32_t n = 0; n < t->arrays; n++) {
         tlb_array *a = &t->array[n];
         if (a->level < level && (a->sides & side) && tlb_takes(t, a->level) && tlb_piece(a, entry, va, &piece))
-            tlb_put(t, a, &piece);
+            tlb_put(t, a, va >> tlb_lg2(piece.tag), &piece);
     }
 }
 
-/* -- dropping ---------------------------------------------------------------------------------------------- */
+/* -- dropping --------------------------------------------------------------------------------------------- */
 
-/* In an ordered set the gap is closed, so that unused entries stand last. */
-PT_INLINE void tlb_drop(const tlb_array *a, tlb_entry *set, uint32_t way) {
-    if (tlb_ordered(a))
-        for (; way + 1 < a->ways; way++)
-            set[way] = set[way + 1];
-    memset(&set[way], 0, sizeof *set);
+PT_INLINE void tlb_drop(tlb_array *a, uint32_t set, uint32_t slot) {
+    size_t at = (size_t)set * a->ways + slot;
+    a->pages[at] = TLB_NO_PAGE;
+    a->entries[at] = (tlb_entry){0, 0};
+    tlb_removed(a, set, slot);
 }
 
-PT_INLINE int tlb_meets(const tlb_entry *e, uint64_t first, uint64_t last) {
-    uint64_t start = e->page << e->page_lg2, end = start + (((uint64_t)1 << e->page_lg2) - 1);
-    return e->page_lg2 != TLB_NO_PAGE && start <= last && end >= first;
+PT_INLINE int tlb_meets(uint64_t page, uint64_t tag, uint64_t first, uint64_t last) {
+    uint64_t start = page << tlb_lg2(tag), end = start + (tlb_bytes(tag) - 1);
+    return tag != 0 && start <= last && end >= first;
 }
 
-/* Drops from one set what meets [first, last] and has the asid (any_asid: whatever it has). */
-/* any_asid: 1 for whatever tag, 2 for global entries besides those of the asid. */
-PT_INLINE uint64_t tlb_sweep_set(const tlb_array *a, tlb_entry *set, uint64_t first, uint64_t last, int any_asid,
-                                 uint32_t asid) {
+PT_INLINE int tlb_is_chosen(const tlb_chosen *c, uint64_t page, uint64_t tag, uint64_t first, uint64_t last) {
+    int whose = tlb_is_global(tag) ? c->globals && !((tag ^ c->value) & c->mask & TLB_SPACE & ~TLB_GLOBAL)
+                                   : !((tag ^ c->value) & c->mask);
+    uint64_t start = page << tlb_lg2(tag);
+    return whose && tlb_meets(page, tag, first, last) &&
+           !(c->larger_stay && (start < first || start + (tlb_bytes(tag) - 1) > last));
+}
+
+PT_INLINE uint64_t tlb_sweep_set(tlb_array *a, uint32_t set, uint64_t first, uint64_t last, const tlb_chosen *c) {
     uint64_t dropped = 0;
-    for (uint32_t way = a->ways; way-- > 0;)
-        if ((any_asid == 1 || set[way].asid == asid || (any_asid == 2 && set[way].asid == TLB_GLOBAL)) &&
-            tlb_meets(&set[way], first, last)) {
-            tlb_drop(a, set, way);
+    for (uint32_t slot = 0; slot < a->ways; slot++) {
+        size_t at = (size_t)set * a->ways + slot;
+        if (tlb_is_chosen(c, a->pages[at], a->entries[at].tag, first, last)) {
+            tlb_drop(a, set, slot);
             dropped++;
         }
+    }
     return dropped;
 }
 
-/* Drops whatever meets [first, last]; a larger page that only touches it goes too. Returns how many. */
-static inline __attribute__((unused)) uint64_t tlb_invalidate(tlb *t, uint64_t first, uint64_t last, int any_asid,
-                                                              uint32_t asid) {
+/* Drops the chosen entries that meet [first, last]. Returns how many. */
+static inline __attribute__((unused)) uint64_t tlb_invalidate(tlb *t, uint64_t first, uint64_t last,
+                                                              const tlb_chosen *c) {
     uint64_t dropped = 0;
     t->recent = NULL;
     for (uint32_t n = 0; n < t->arrays; n++) {
         tlb_array *a = &t->array[n];
         for (unsigned s = 0; s < a->sizes; s++) {
             uint64_t page = first >> a->page_lg2[s], end = last >> a->page_lg2[s];
+            if (!(a->seen >> a->page_lg2[s] & 1))
+                continue;
             if (end - page >= a->sets) { /* every set may hold some of it: sweep all, once */
                 for (uint32_t set = 0; set < a->sets; set++)
-                    dropped += tlb_sweep_set(a, a->entries + (size_t)set * a->ways, first, last, any_asid, asid);
+                    dropped += tlb_sweep_set(a, set, first, last, c);
                 break;
             }
             for (;; page++) {
-                dropped += tlb_sweep_set(a, tlb_set(a, page), first, last, any_asid, asid);
+                dropped += tlb_sweep_set(a, tlb_set_number(a, page), first, last, c);
                 if (page == end)
                     break;
             }
@@ -329,99 +467,139 @@ static inline __attribute__((unused)) uint64_t tlb_invalidate(tlb *t, uint64_t f
     return dropped;
 }
 
-/* Drops all entries of an asid, or of every one; global entries stay if `keep_global`. `level`: of that one
- * only, TLB_MAX_LEVELS for all. */
-static inline __attribute__((unused)) uint64_t tlb_invalidate_all(tlb *t, int any_asid, uint32_t asid,
-                                                                  int keep_global, unsigned level) {
+/* Drops the chosen entries wherever they are. `level`: of that one only, TLB_MAX_LEVELS for all. */
+static inline __attribute__((unused)) uint64_t tlb_invalidate_all(tlb *t, const tlb_chosen *c, unsigned level) {
     uint64_t dropped = 0;
     t->recent = NULL;
     for (uint32_t n = 0; n < t->arrays; n++) {
         tlb_array *a = &t->array[n];
-        if (level != TLB_MAX_LEVELS && a->level != level)
+        if ((level != TLB_MAX_LEVELS && a->level != level) || a->seen == 0)
             continue;
-        for (uint32_t s = 0; s < a->sets; s++) {
-            tlb_entry *set = a->entries + (size_t)s * a->ways;
-            for (uint32_t way = a->ways; way-- > 0;) {
-                int global = set[way].asid == TLB_GLOBAL;
-                if (set[way].page_lg2 != TLB_NO_PAGE && (global ? !keep_global : any_asid || set[way].asid == asid)) {
-                    tlb_drop(a, set, way);
-                    dropped++;
-                }
-            }
+        for (uint32_t set = 0; set < a->sets; set++)
+            dropped += tlb_sweep_set(a, set, 0, UINT64_MAX, c);
+        if (c->mask == 0 && c->globals) {
+            a->seen = 0;
+            t->stale = 1;
         }
     }
     return dropped;
 }
+
+/* Whether any entry meets [first, last]. */
+static inline __attribute__((unused)) int tlb_holds(const tlb *t, uint64_t first, uint64_t last) {
+    for (uint32_t n = 0; n < t->arrays; n++) {
+        const tlb_array *a = &t->array[n];
+        for (unsigned s = 0; s < a->sizes; s++) {
+            uint64_t page = first >> a->page_lg2[s], end = last >> a->page_lg2[s];
+            if (!(a->seen >> a->page_lg2[s] & 1))
+                continue;
+            uint64_t sets = end - page < a->sets ? end - page + 1 : a->sets;
+            for (uint64_t k = 0; k < sets; k++) {
+                size_t set = (sets == a->sets ? k : tlb_set_number(a, page + k)) * (size_t)a->ways;
+                for (uint32_t slot = 0; slot < a->ways; slot++)
+                    if (tlb_meets(a->pages[set + slot], a->entries[set + slot].tag, first, last))
+                        return 1;
+            }
+        }
+    }
+    return 0;
+}
+
 /* What a level gives up: an exclusive or victim level below takes it; an inclusive one loses it above too. */
-static void tlb_evicted(tlb *t, unsigned level, const tlb_entry *gone) {
+static void tlb_evicted(tlb *t, unsigned level, uint64_t page, const tlb_entry *gone) {
     unsigned below = level + 1;
+    uint64_t va = page << tlb_lg2(gone->tag);
     tlb_entry piece;
     if (t->level[level].inclusion == TLB_INCLUSIVE) {
-        uint64_t first = gone->page << gone->page_lg2, last = first + (((uint64_t)1 << gone->page_lg2) - 1);
+        tlb_chosen same = {TLB_SPACE, gone->tag & TLB_SPACE, tlb_is_global(gone->tag), 0};
         for (uint32_t n = 0; n < t->arrays && t->array[n].level < level; n++)
             for (uint32_t set = 0; set < t->array[n].sets; set++)
-                tlb_sweep_set(&t->array[n], t->array[n].entries + (size_t)set * t->array[n].ways, first, last, 0,
-                              gone->asid);
+                tlb_sweep_set(&t->array[n], set, va, va + (tlb_bytes(gone->tag) - 1), &same);
     }
     if (below >= t->levels || t->level[below].inclusion <= TLB_INCLUSIVE)
         return;
     for (uint32_t n = 0; n < t->arrays; n++)
-        if (t->array[n].level == below && tlb_piece(&t->array[n], gone, gone->page << gone->page_lg2, &piece))
-            tlb_put(t, &t->array[n], &piece);
+        if (t->array[n].level == below && tlb_piece(&t->array[n], gone, va, &piece))
+            tlb_put(t, &t->array[n], va >> tlb_lg2(piece.tag), &piece);
 }
 
-/* Makes room for an asid in the levels that keep only a few: the one unused for longest loses its entries. */
-static inline __attribute__((unused)) void tlb_switch(tlb *t, uint32_t asid) {
-    t->asid = asid;
+/* Makes room for a space in the levels that keep only a few: the one unused for longest loses its entries. */
+static inline __attribute__((unused)) void tlb_switch(tlb *t, uint64_t space) {
+    t->space = space;
     t->recent = NULL;
     for (uint32_t n = 0; n < t->levels; n++) {
         tlb_level *l = &t->level[n];
         uint32_t at = 0;
         if (!l->live)
             continue;
-        while (at < l->known && l->asid[at] != asid)
+        while (at < l->known && l->space[at] != space)
             at++;
-        if (at == l->known && l->known == l->live)
-            tlb_invalidate_all(t, 0, l->asid[--at], 1, n);
-        else if (at == l->known)
+        if (at == l->known && l->known == l->live) {
+            tlb_chosen oldest = {TLB_SPACE, l->space[--at], 0, 0};
+            tlb_invalidate_all(t, &oldest, n);
+        } else if (at == l->known) {
             l->known++;
+        }
         for (; at > 0; at--)
-            l->asid[at] = l->asid[at - 1];
-        l->asid[0] = asid;
+            l->space[at] = l->space[at - 1];
+        l->space[0] = space;
     }
 }
 
+/* An exclusive level hands the entry that served `va` over to those above it. */
+static inline __attribute__((unused)) tlb_entry *tlb_hand_over(tlb *t, tlb_array *a, tlb_entry *found, uint64_t va,
+                                                               unsigned side) {
+    uint32_t at = (uint32_t)(found - a->entries);
+    t->leaving = *found;
+    tlb_drop(a, at / a->ways, at % a->ways);
+    tlb_refill(t, &t->leaving, va, side, a->level);
+    return &t->leaving;
+}
+
+/* What a hit leaves behind: the levels above have it too, and the first remembers it. */
+PT_INLINE tlb_entry *tlb_found(tlb *t, tlb_entry *found, uint64_t va, uint64_t space, unsigned side, unsigned level) {
+    if (level != 0) {
+        t->leaving = *found; /* a refill may give the very slot to another */
+        tlb_refill(t, &t->leaving, va, side, level);
+        return &t->leaving;
+    }
+    t->recent = found;
+    t->recent_page = va >> t->smallest_lg2;
+    t->recent_space = space;
+    t->recent_side = (uint8_t)side;
+    return found;
+}
+
 /* The entry that serves `va` on a side of the CPU, or NULL; *level is the level that had it. */
-PT_INLINE tlb_entry *tlb_lookup(tlb *t, uint64_t va, uint32_t asid, unsigned side, unsigned *level) {
+PT_INLINE tlb_entry *tlb_lookup(tlb *t, uint64_t va, uint64_t space, unsigned side, unsigned *level) {
     *level = 0;
-    if (t->recent != NULL && va >> t->smallest_lg2 == t->recent_page && asid == t->recent_asid &&
+    if (t->recent != NULL && va >> t->smallest_lg2 == t->recent_page && space == t->recent_space &&
         side == t->recent_side)
         return t->recent;
-    if (!t->plain && asid != t->asid)
-        tlb_switch(t, asid);
-    for (uint32_t n = 0; n < t->arrays; n++) {
-        if (!(t->array[n].sides & side))
-            continue;
-        tlb_entry *found = tlb_find(&t->array[n], va, asid);
-        if (found != NULL) {
-            *level = t->array[n].level;
-            if (*level == 0) {
-                t->recent = found;
-                t->recent_page = va >> t->smallest_lg2;
-                t->recent_asid = asid;
-                t->recent_side = (uint8_t)side;
-                return found;
+    if (PT_LIKELY(t->simple)) {
+        if (PT_UNLIKELY(t->stale))
+            tlb_make_plans(t);
+        tlb_plan *plan = &t->plan[side >> 1];
+        for (unsigned n = 0; n < plan->count; n++) {
+            tlb_entry *found = tlb_ask(&plan->probe[n], va, space);
+            if (found != NULL) {
+                *level = plan->probe[n].level;
+                return tlb_found(t, found, va, space, side, *level);
             }
-            if (t->plain || t->level[*level].inclusion != TLB_EXCLUSIVE) {
-                tlb_refill(t, found, va, side, *level);
-                return found;
-            }
-            t->leaving = *found; /* an exclusive level hands its entry over */
-            tlb_drop(&t->array[n], found - (found - t->array[n].entries) % t->array[n].ways,
-                     (uint32_t)((found - t->array[n].entries) % t->array[n].ways));
-            tlb_refill(t, &t->leaving, va, side, *level);
-            return &t->leaving;
         }
+        return NULL;
+    }
+    if (!t->plain && space != t->space)
+        tlb_switch(t, space);
+    for (uint32_t n = 0; n < t->arrays; n++) {
+        tlb_array *a = &t->array[n];
+        tlb_entry *found = a->sides & side ? tlb_find(a, va, space) : NULL;
+        if (found == NULL)
+            continue;
+        *level = a->level;
+        if (*level && !t->plain && t->level[*level].inclusion == TLB_EXCLUSIVE)
+            return tlb_hand_over(t, a, found, va, side);
+        return tlb_found(t, found, va, space, side, *level);
     }
     return NULL;
 }

@@ -1,24 +1,24 @@
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "tlb.h" nogil:
     enum:
         TLB_MAX_LEVELS
-        TLB_GLOBAL
-        TLB_NO_PAGE
+    const uint64_t TLB_GLOBAL
+    const uint64_t TLB_SPACE
+    enum:
+        TLB_WORD_SLOTS
+        TLB_MAX_PROBES
 
     ctypedef struct tlb_entry:
-        uint64_t page
         uint64_t pa
-        uint32_t asid
-        uint8_t page_lg2
-        uint8_t rights
-        uint8_t dirty
-        uint8_t key
+        uint64_t tag
 
     ctypedef struct tlb_array:
+        uint64_t *pages
         tlb_entry *entries
         uint64_t *state
+        uint16_t *rows
         uint32_t sets
         uint32_t ways
         uint32_t set_mask
@@ -31,6 +31,8 @@ cdef extern from "tlb.h" nogil:
         uint8_t held_as[64]
         uint8_t turns[64]
         uint8_t turn[64]
+        uint8_t *stale
+        uint64_t seen
 
     ctypedef struct tlb_level:
         uint8_t inclusion
@@ -41,21 +43,42 @@ cdef extern from "tlb.h" nogil:
         tlb_level level[4]
         uint32_t arrays
         uint32_t levels
+        uint8_t simple
+        uint8_t stale
         uint8_t plain
+        uint8_t coalesced_lg2
         uint8_t smallest_lg2
-        uint32_t asid
+        uint64_t space
         uint64_t random
 
-    tlb_entry *tlb_lookup(tlb *t, uint64_t va, uint32_t asid, unsigned side, unsigned *level)
+    ctypedef struct tlb_chosen:
+        uint64_t mask
+        uint64_t value
+        uint8_t globals
+        uint8_t larger_stay
+
+    uint64_t tlb_space(uint32_t asid, uint32_t vmid)
+    uint64_t tlb_tag(uint64_t space, unsigned lg2, unsigned rights, unsigned dirty, unsigned key)
+    unsigned tlb_lg2(uint64_t tag)
+    unsigned tlb_rights(uint64_t tag)
+    bint tlb_is_global(uint64_t tag)
+    uint64_t tlb_bytes(uint64_t tag)
+    void tlb_clear(tlb_array *a)
+    uint32_t tlb_nth(const tlb_array *a, uint32_t set, uint32_t n)
+    tlb_entry *tlb_lookup(tlb *t, uint64_t va, uint64_t space, unsigned side, unsigned *level)
     void tlb_fill(tlb *t, const tlb_entry *entry, uint64_t va, unsigned side, unsigned level)
     void tlb_refill(tlb *t, const tlb_entry *entry, uint64_t va, unsigned side, unsigned level)
-    uint64_t tlb_invalidate(tlb *t, uint64_t first, uint64_t last, int any_asid, uint32_t asid)
-    uint64_t tlb_invalidate_all(
-        tlb *t, bint any_asid, uint32_t asid, bint keep_global, unsigned level
-    )
-    bint tlb_meets(const tlb_entry *e, uint64_t first, uint64_t last)
+    uint64_t tlb_invalidate(tlb *t, uint64_t first, uint64_t last, const tlb_chosen *c)
+    uint64_t tlb_invalidate_all(tlb *t, const tlb_chosen *c, unsigned level)
+    bint tlb_holds(const tlb *t, uint64_t first, uint64_t last)
 
 
 cdef class Tlb:
     cdef tlb c
     cdef readonly tuple levels
+
+    cdef bint is_simple(self)
+
+
+cdef uint64_t space_of(asid, vmid) except? 0xFFFF_FFFF_FFFF_FFFF
+cdef tlb_chosen chosen(asid, vmid, bint with_global, bint larger_stay) except *

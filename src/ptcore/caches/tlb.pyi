@@ -14,6 +14,7 @@ ALL_RIGHTS: int
 ENTRY_DTYPE: np.dtype[Any]
 KINDS: dict[str, int]
 MAX_ASID: int
+MAX_VMID: int
 MISS: int
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Hit:
 
 @final
 class Tlb:
-    """A translation lookaside buffer of one or more levels, tagged by ASID.
+    """A translation lookaside buffer of one or more levels, tagged by ASID and VMID.
 
     A hit below the first level refills the levels above and touches nothing else (as measured on Intel
     parts: vusec/tlbdr, TLB/README.md); a fill goes to every level, as its inclusion rule has it. It is a
@@ -49,7 +50,7 @@ class Tlb:
     def levels(self) -> tuple[TlbLevel, ...]:
         """What it is made of."""
 
-    def lookup(self, va: int, asid: int = 0, kind: str = "r") -> Hit | None:
+    def lookup(self, va: int, asid: int = 0, kind: str = "r", vmid: int = 0) -> Hit | None:
         """Return the cached translation of `va`, or None. Counts as a use of the entry.
 
         `kind`: r, w or x: which side of the CPU asks, load, store or fetch.
@@ -62,13 +63,14 @@ class Tlb:
         asid: int = 0,
         *,
         page_size: int | str = "4K",
+        vmid: int = 0,
     ) -> NDArray[np.uint8]:
         """Look up n addresses; what is not there is brought in as a page of `page_size`. No tables are read.
 
-        `kinds`: 'r', 'w' or 'x' for all or each, or uint8[n] of 0 load, 1 store, 2 fetch. Returns uint8[n],
-        shaped as `vas`: the level that had the page, or MISS. Raises AddressError for a page size that is no
-        power of two from 1 KiB up, OutOfRange, TypeError or ValueError for addresses and kinds that are none.
-        Releases the GIL.
+        `kinds`: 'r', 'w' or 'x' for all or each, or uint8[n] of 0 load, 1 store, 2 fetch. Returns
+        uint8[n], shaped as `vas`: the level that had the page, or MISS. Raises AddressError for a
+        page size that is no power of two or that no array holds, OutOfRange, TypeError or
+        ValueError for addresses and kinds that are none. Releases the GIL.
         """
 
     def insert(
@@ -80,6 +82,7 @@ class Tlb:
         global_: bool = False,
         rights: int = 15,
         kind: str = "r",
+        vmid: int = 0,
     ) -> None:
         """Cache a translation in every level on that side, whole or, where it is too large, around `va`.
 
@@ -88,21 +91,38 @@ class Tlb:
         """
 
     def invalidate(
-        self, first: int, last: int, asid: int | None = None, *, with_global: bool = False
+        self,
+        first: int,
+        last: int,
+        asid: int | None = None,
+        *,
+        with_global: bool = False,
+        vmid: int | None = None,
+        larger_stay: bool = False,
     ) -> int:
-        """Drop what meets [first, last], larger pages included; return how many entries went.
+        """Drop what meets [first, last]; return how many entries went.
 
-        `asid`: only that one's entries, and global ones if `with_global`; None: whatever the tag.
+        `asid`: only that one's entries, and global ones if `with_global`; None: whatever the asid.
+        `vmid`: only that one's, global ones too; None: every one's. `larger_stay`: an entry that is
+        not wholly within the addresses stays (as AMD's IOMMU has it); else it goes (as VT-d and
+        CPUs have it).
         """
 
-    def invalidate_all(self, asid: int | None = None, keep_global: bool = False) -> int:
-        """Drop everything, or one asid's entries; global entries stay if keep_global. Returns how many."""
+    def invalidate_all(
+        self, asid: int | None = None, keep_global: bool = False, *, vmid: int | None = None
+    ) -> int:
+        """Drop everything, or one asid's or vmid's entries; global entries stay if keep_global. Returns how
+        many."""
 
     def holds(self, first: int, last: int) -> bool:
-        """Whether any entry meets [first, last]. O(entries). OutOfRange if last comes before first."""
+        """Whether any entry meets [first, last]. O(pages asked for, at most entries). OutOfRange if
+        last comes before first.
+        """
 
     def entries(self) -> NDArray[Any]:
-        """Return all entries (ENTRY_DTYPE), array by array, a set's most recently used first."""
+        """Return all entries (ENTRY_DTYPE), array by array, set by set, where the policy is LRU or
+        FIFO the newest first.
+        """
 
     def __len__(self) -> int:
         """How many entries are in use, each level counted."""

@@ -12,7 +12,6 @@ import numpy as np
 from ptcore.caches.geometry import (
     INCLUSIONS,
     POLICIES,
-    POLICIES_WITH_STATE,
     SIDES,
     preset,
     validate_levels,
@@ -22,7 +21,8 @@ from ptcore.units import ALL_ONES, parse_size
 
 MISS = MISS_CODE
 KINDS = {"r": 1, "w": 2, "x": 4}
-MAX_ASID = 2**32 - 2
+MAX_ASID = 2**20 - 2
+MAX_VMID = 2**16 - 1
 ALL_RIGHTS = 63
 ENTRY_DTYPE = np.dtype(
     [
@@ -31,6 +31,7 @@ ENTRY_DTYPE = np.dtype(
         ("rights", "u1"),
         ("global_", "?"),
         ("asid", "<u4"),
+        ("vmid", "<u2"),
         ("va", "<u8"),
         ("pa", "<u8"),
     ]
@@ -49,11 +50,20 @@ class Hit:
     rights: int
 
 
-cdef uint32_t as_asid(value) except? 0xFFFFFFFF:
-    number = operator.index(value)
-    if not 0 <= number <= MAX_ASID:
-        raise OutOfRange(f"asid {number} is not in 0..{MAX_ASID}")
-    return number
+cdef uint64_t space_of(asid, vmid) except? 0xFFFF_FFFF_FFFF_FFFF:
+    for what, value, most in (("asid", asid, MAX_ASID), ("vmid", vmid, MAX_VMID)):
+        if not 0 <= operator.index(value) <= most:
+            raise OutOfRange(f"{what} {value} is not in 0..{most}")
+    return tlb_space(asid, vmid)
+
+
+cdef tlb_chosen chosen(asid, vmid, bint with_global, bint larger_stay) except *:
+    cdef tlb_chosen c
+    c.value = space_of(0 if asid is None else asid, 0 if vmid is None else vmid)
+    c.mask = (0 if asid is None else TLB_GLOBAL) | (0 if vmid is None else TLB_SPACE & ~TLB_GLOBAL)
+    c.globals = with_global
+    c.larger_stay = larger_stay
+    return c
 
 
 cdef uint8_t as_rights(value) except? 255:
@@ -112,6 +122,21 @@ def sides_of(kinds, shape):
     return sides
 
 
+cdef int allocate(tlb_array *array) except -1:
+    cdef uint64_t room = <uint64_t>array.sets * array.ways
+    array.pages = <uint64_t *>calloc(room, sizeof(uint64_t))
+    array.entries = <tlb_entry *>calloc(room, sizeof(tlb_entry))
+    array.state = <uint64_t *>calloc(array.sets, sizeof(uint64_t))
+    if array.ways > TLB_WORD_SLOTS:
+        array.rows = <uint16_t *>calloc(room, sizeof(uint16_t))
+    if array.pages == NULL or array.entries == NULL or array.state == NULL:
+        raise MemoryError()
+    if array.ways > TLB_WORD_SLOTS and array.rows == NULL:
+        raise MemoryError()
+    tlb_clear(array)
+    return 0
+
+
 @cython.final
 cdef class Tlb:
     def __cinit__(self, levels, *, seed=1):
@@ -122,7 +147,7 @@ cdef class Tlb:
         self.levels = found
         self.c.levels = len(found)
         self.c.plain = True
-        self.c.asid = TLB_GLOBAL
+        self.c.space = TLB_GLOBAL
         # The generator of the random policy never leaves 0.
         self.c.random = (operator.index(seed) & ALL_ONES) or 1
         self.c.smallest_lg2 = min(
@@ -153,34 +178,51 @@ cdef class Tlb:
                     sharing = [other for other in level.arrays if other.shares(declared, lg2)]
                     array.turns[lg2] = len(sharing)
                     array.turn[lg2] = [other is declared for other in sharing].index(True)
-                array.entries = <tlb_entry *>calloc(declared.entries, sizeof(tlb_entry))
-                if declared.policy in POLICIES_WITH_STATE:
-                    array.state = <uint64_t *>calloc(array.sets, sizeof(uint64_t))
+                if declared.coalesces:
+                    self.c.coalesced_lg2 = max(self.c.coalesced_lg2, max(lg2s))
                 self.c.arrays = n
-                if array.entries == NULL or (declared.policy in POLICIES_WITH_STATE and array.state == NULL):
-                    raise MemoryError()
+                array.stale = &self.c.stale
+                allocate(array)
+        self.c.stale = True
+        self.c.simple = self.is_simple()
 
     def __dealloc__(self):
         cdef uint32_t n
         for n in range(self.c.arrays):
+            free(self.c.array[n].pages)
             free(self.c.array[n].entries)
             free(self.c.array[n].state)
+            free(self.c.array[n].rows)
+
+    cdef bint is_simple(self):
+        """Whether plans serve it: they know LRU, masks for set numbers, and nothing of other rules."""
+        cdef uint32_t n, probes = 0
+        cdef int lg2
+        for n in range(self.c.arrays):
+            probes += self.c.array[n].sizes
+            if self.c.array[n].policy != 0 or self.c.array[n].sets & (self.c.array[n].sets - 1):
+                return False
+            for lg2 in range(64):
+                if self.c.array[n].turns[lg2] > 1:
+                    return False
+        return self.c.plain and probes <= TLB_MAX_PROBES
 
     @classmethod
     def preset(cls, name):
         return cls(preset(name).levels)
 
-    def lookup(self, va, asid=0, kind="r"):
+    def lookup(self, va, asid=0, kind="r", vmid=0):
         cdef unsigned level
         cdef uint64_t address = as_va(va)
-        cdef tlb_entry *found = tlb_lookup(&self.c, address, as_asid(asid), side_of(kind), &level)
+        cdef tlb_entry *found = tlb_lookup(&self.c, address, space_of(asid, vmid), side_of(kind), &level)
         if found == NULL:
             return None
-        size = 1 << int(found.page_lg2)
-        return Hit(int(found.pa) | (va & (size - 1)), size, level, found.rights)
+        size = int(tlb_bytes(found.tag))
+        return Hit(int(found.pa) | (va & (size - 1)), size, level, tlb_rights(found.tag))
 
-    def insert(self, va, pa, page_size, asid=0, global_=False, rights=15, kind="r"):
+    def insert(self, va, pa, page_size, asid=0, global_=False, rights=15, kind="r", vmid=0):
         cdef tlb_entry entry
+        cdef uint64_t space = space_of(asid, vmid)
         size = parse_size(page_size)
         if size == 0 or size & (size - 1):
             raise AddressError(f"page_size {size} is no power of two")
@@ -190,95 +232,89 @@ cdef class Tlb:
         lg2 = size.bit_length() - 1
         if not any(level.held_as(array, lg2) for level in self.levels for array in level.arrays):
             raise AddressError(f"no array holds pages of {size} bytes, or parts of them")
-        entry.page = as_va(va) >> <int>lg2
         entry.pa = as_va(pa)
-        entry.asid = TLB_GLOBAL if global_ else as_asid(asid)
-        entry.page_lg2 = lg2
-        entry.rights = as_rights(rights)
-        entry.dirty = 1
-        entry.key = 0
+        entry.tag = tlb_tag(space | (TLB_GLOBAL if global_ else 0), lg2, as_rights(rights), 1, 0)
         tlb_fill(&self.c, &entry, as_va(va), side_of(kind), TLB_MAX_LEVELS)
 
-    def access_many(self, vas, kinds=None, asid=0, *, page_size="4K"):
+    def access_many(self, vas, kinds=None, asid=0, *, page_size="4K", vmid=0):
         cdef const uint64_t[::1] addresses
         cdef const uint8_t[::1] sides
         cdef uint8_t[::1] out
         cdef size_t n
         cdef unsigned level, side
-        cdef uint32_t tag = as_asid(asid)
+        cdef uint64_t space = space_of(asid, vmid), offset
         cdef tlb_entry entry
         size = parse_size(page_size)
-        if size < 1024 or size & (size - 1):
-            raise AddressError(f"page_size {size} is no power of two")
-        cdef unsigned lg2 = size.bit_length() - 1
+        if size & (size - 1) or not any(
+            level.held_as(array, size.bit_length() - 1) for level in self.levels for array in level.arrays
+        ):
+            raise AddressError(f"page_size {size} is no power of two that some array holds")
         source = addresses_of(vas)
         outcomes = np.empty(source.shape, dtype=np.uint8)
         addresses = source.reshape(-1)
         sides = sides_of(kinds, source.shape).reshape(-1)
         out = outcomes.reshape(-1)
-        entry.pa = 0
-        entry.asid = tag
-        entry.page_lg2 = lg2
-        entry.rights = ALL_RIGHTS
-        entry.dirty = 1
-        entry.key = 0
+        offset = size - 1
+        entry.tag = tlb_tag(space, size.bit_length() - 1, ALL_RIGHTS, 1, 0)
         with nogil:
             for n in range(<size_t>addresses.shape[0]):
                 side = sides[n]
-                if tlb_lookup(&self.c, addresses[n], tag, side, &level) != NULL:
+                if tlb_lookup(&self.c, addresses[n], space, side, &level) != NULL:
                     out[n] = <uint8_t>level
                 else:
                     out[n] = MISS_CODE
-                    entry.page = addresses[n] >> lg2
-                    entry.pa = entry.page << lg2
+                    entry.pa = addresses[n] & ~offset
                     tlb_refill(&self.c, &entry, addresses[n], side, TLB_MAX_LEVELS)
         return outcomes
 
-    def invalidate(self, first, last, asid=None, *, with_global=False):
+    def invalidate(self, first, last, asid=None, *, with_global=False, vmid=None, larger_stay=False):
         cdef uint64_t low = as_va(first), high = as_va(last)
+        cdef tlb_chosen which = chosen(asid, vmid, asid is None or with_global, larger_stay)
         if low > high:
             raise OutOfRange(f"first {first:#x} comes after last {last:#x}")
-        which = 1 if asid is None else 2 if with_global else 0
-        return tlb_invalidate(&self.c, low, high, which, 0 if asid is None else as_asid(asid))
+        return tlb_invalidate(&self.c, low, high, &which)
 
-    def invalidate_all(self, asid=None, keep_global=False):
-        return tlb_invalidate_all(
-            &self.c, asid is None, 0 if asid is None else as_asid(asid), keep_global, TLB_MAX_LEVELS
-        )
+    def invalidate_all(self, asid=None, keep_global=False, *, vmid=None):
+        cdef tlb_chosen which = chosen(asid, vmid, not keep_global, False)
+        return tlb_invalidate_all(&self.c, &which, TLB_MAX_LEVELS)
 
     def holds(self, first, last):
         cdef uint64_t low = as_va(first), high = as_va(last)
-        cdef uint32_t n
-        cdef uint64_t m
         if low > high:
             raise OutOfRange(f"first {first:#x} comes after last {last:#x}")
-        for n in range(self.c.arrays):
-            for m in range(<uint64_t>self.c.array[n].sets * self.c.array[n].ways):
-                if tlb_meets(&self.c.array[n].entries[m], low, high):
-                    return True
-        return False
+        return tlb_holds(&self.c, low, high)
 
     def entries(self):
-        cdef uint32_t n
-        cdef uint64_t m
-        cdef tlb_entry *entry
+        cdef uint32_t n, m, set_
+        cdef size_t at
+        cdef uint64_t tag
+        cdef tlb_array *array
         rows = []
         for n in range(self.c.arrays):
-            for m in range(<uint64_t>self.c.array[n].sets * self.c.array[n].ways):
-                entry = &self.c.array[n].entries[m]
-                if entry.page_lg2 != TLB_NO_PAGE:
-                    rows.append(
-                        (
-                            self.c.array[n].level,
-                            entry.page_lg2,
-                            entry.rights,
-                            entry.asid == TLB_GLOBAL,
-                            0 if entry.asid == TLB_GLOBAL else entry.asid,
-                            entry.page << entry.page_lg2,
-                            entry.pa,
+            array = &self.c.array[n]
+            for set_ in range(array.sets if array.seen else 0):
+                for m in range(array.ways):
+                    at = <size_t>set_ * array.ways + tlb_nth(array, set_, m)
+                    tag = array.entries[at].tag
+                    if tag:
+                        rows.append(
+                            (
+                                array.level,
+                                tlb_lg2(tag),
+                                tlb_rights(tag),
+                                tlb_is_global(tag),
+                                0 if tlb_is_global(tag) else int(tag & TLB_GLOBAL),
+                                int((tag & TLB_SPACE) >> 20),
+                                array.pages[at] << tlb_lg2(tag),
+                                array.entries[at].pa,
+                            )
                         )
-                    )
         return np.array(rows, dtype=ENTRY_DTYPE)
 
     def __len__(self):
-        return len(self.entries())
+        cdef uint32_t n
+        cdef uint64_t m, found = 0
+        for n in range(self.c.arrays):
+            for m in range(<uint64_t>self.c.array[n].sets * self.c.array[n].ways):
+                found += self.c.array[n].entries[m].tag != 0
+        return found

@@ -1,5 +1,5 @@
 /* Paging-structure caches: for each level, which table the item over an address points to, so that a
- * walk may start below it. An entry also carries what the items above it grant. */
+ * walk may start below it. An entry also carries what the items above it grant, and a tag: whose it is. */
 #ifndef PT_WALK_CACHE_H
 #define PT_WALK_CACHE_H
 #include "walk.h"
@@ -17,11 +17,11 @@ typedef struct {
 } walk_cache;
 
 /* The lowest level whose item over `va` is known, or 0; *out is where it points. */
-PT_INLINE int wc_lookup(walk_cache *w, int top, uint64_t va, wc_found *out) {
+PT_INLINE int wc_lookup(walk_cache *w, int top, uint64_t va, uint64_t space, wc_found *out) {
     for (int level = 1; level <= top; level++) {
         if (w->map[level].room == 0)
             continue;
-        uint32_t n = om_find(&w->map[level], va >> w->shift[level]);
+        uint32_t n = om_find(&w->map[level], va >> w->shift[level], space);
         if (n != OM_NONE) {
             om_use(&w->map[level], n);
             *out = w->found[level][n];
@@ -31,43 +31,36 @@ PT_INLINE int wc_lookup(walk_cache *w, int top, uint64_t va, wc_found *out) {
     return 0;
 }
 
-PT_INLINE void wc_put(walk_cache *w, int level, uint64_t va, const pt_place *below) {
+PT_INLINE void wc_put(walk_cache *w, int level, uint64_t va, uint64_t space, const pt_place *below) {
     if (w->map[level].room == 0)
         return;
     uint64_t key = va >> w->shift[level];
-    uint32_t n = om_find(&w->map[level], key);
+    uint32_t n = om_find(&w->map[level], key, space);
     if (n == OM_NONE)
-        n = om_admit(&w->map[level], key);
+        n = om_admit(&w->map[level], key, space);
     else
         om_use(&w->map[level], n);
     w->found[level][n] = (wc_found){below->table, (uint8_t)below->rights, (uint8_t)below->level};
 }
 
-static inline __attribute__((unused)) uint64_t wc_invalidate(walk_cache *w, uint64_t first, uint64_t last) {
+/* Drops the items over [first, last] whose tag is `value` as far as `mask` says. Returns how many. */
+static inline __attribute__((unused)) uint64_t wc_invalidate(walk_cache *w, uint64_t first, uint64_t last,
+                                                             uint64_t mask, uint64_t value) {
     uint64_t dropped = 0;
     for (int level = 1; level < PT_MAX_LEVELS; level++) {
         om_map *m = &w->map[level];
         if (m->room == 0)
             continue;
+        uint64_t low = first >> w->shift[level], high = last >> w->shift[level];
         for (uint32_t n = m->newest; n != OM_NONE;) {
-            uint32_t older = m->places[n].older;
-            if (m->places[n].key >= first >> w->shift[level] && m->places[n].key <= last >> w->shift[level]) {
+            const om_place *p = &m->places[n];
+            uint32_t older = p->older;
+            if (p->key >= low && p->key <= high && !((p->tag ^ value) & mask)) {
                 om_remove(m, n);
                 dropped++;
             }
             n = older;
         }
-    }
-    return dropped;
-}
-
-static inline __attribute__((unused)) uint64_t wc_invalidate_all(walk_cache *w) {
-    uint64_t dropped = 0;
-    for (int level = 1; level < PT_MAX_LEVELS; level++) {
-        if (w->map[level].room == 0)
-            continue;
-        dropped += w->map[level].count;
-        om_clear(&w->map[level]);
     }
     return dropped;
 }

@@ -8,6 +8,7 @@ cdef extern from "ordered_map.h" nogil:
 
     ctypedef struct om_place:
         uint64_t key
+        uint64_t tag
         uint32_t newer
         uint32_t older
 
@@ -20,10 +21,10 @@ cdef extern from "ordered_map.h" nogil:
 
     bint om_init(om_map *m, uint32_t room)
     void om_release(om_map *m)
-    uint32_t om_find(const om_map *m, uint64_t key)
+    uint32_t om_find(const om_map *m, uint64_t key, uint64_t tag)
     void om_use(om_map *m, uint32_t n)
     void om_remove(om_map *m, uint32_t n)
-    uint32_t om_add(om_map *m, uint64_t key)
+    uint32_t om_add(om_map *m, uint64_t key, uint64_t tag)
 
 
 cdef extern from "walk_cache.h" nogil:
@@ -36,13 +37,12 @@ cdef extern from "walk_cache.h" nogil:
         wc_found *found[6]
         uint8_t shift[6]
 
-    uint64_t wc_invalidate(walk_cache *w, uint64_t first, uint64_t last)
-    uint64_t wc_invalidate_all(walk_cache *w)
+    uint64_t wc_invalidate(walk_cache *w, uint64_t first, uint64_t last, uint64_t mask, uint64_t value)
 
 
 cdef class WalkCache:
     cdef walk_cache c
     cdef readonly dict sizes
-    cdef tuple served
+    cdef dict served
 
-    cdef int bind(self, const pt_format *f, object memory, uint64_t root) except -1
+    cdef int bind(self, const pt_format *f, uint64_t space, tuple whose) except -1

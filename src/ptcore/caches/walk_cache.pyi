@@ -16,7 +16,7 @@ class WalkCache:
 
     One fully associative LRU cache per level: level 1 holds the items over the smallest leaves' tables.
     Intel SDM vol. 3A (253668), "Paging-Structure Caches": PDE, PDPTE and PML4 caches. An entry also
-    carries the rights that the items above it grant. It has no tags: it serves one table. Single writer.
+    carries the rights that the items above it grant, and the tag (asid, vmid) of its table. Single writer.
     """
 
     def __init__(self, entries: Mapping[int, int]) -> None:
@@ -26,14 +26,20 @@ class WalkCache:
     def sizes(self) -> dict[int, int]:
         """Entries by level."""
 
-    def invalidate(self, first: int, last: int) -> int:
-        """Drop every item over an address in [first, last]; return how many."""
+    def invalidate(
+        self, first: int, last: int, asid: int | None = None, *, vmid: int | None = None
+    ) -> int:
+        """Drop every item over an address in [first, last], of one asid and vmid or of any; return
+        how many.
+        """
 
-    def invalidate_all(self) -> int:
-        """Drop everything; return how many."""
+    def invalidate_all(self, asid: int | None = None, *, vmid: int | None = None) -> int:
+        """Drop everything, or all of one asid and vmid; return how many."""
 
     def entries(self) -> NDArray[Any]:
-        """Return what is cached (ENTRY_DTYPE: level, rights, va, table), most recent first per level."""
+        """Return what is cached (ENTRY_DTYPE: level, rights, asid, vmid, va, table), most recent
+        first per level.
+        """
 
     def __len__(self) -> int:
         """How many items are cached."""

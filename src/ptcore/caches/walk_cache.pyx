@@ -8,12 +8,22 @@ import operator
 
 import numpy as np
 
+from ptcore.caches.tlb cimport TLB_GLOBAL, TLB_SPACE, chosen, tlb_chosen
 from ptcore.errors import FormatError, OutOfRange
 from ptcore.units import ALL_ONES
 
 MAX_LEVEL = 5
 MAX_ENTRIES = 1 << 20
-ENTRY_DTYPE = np.dtype([("level", "u1"), ("rights", "u1"), ("va", "<u8"), ("table", "<u8")])
+ENTRY_DTYPE = np.dtype(
+    [
+        ("level", "u1"),
+        ("rights", "u1"),
+        ("asid", "<u4"),
+        ("vmid", "<u2"),
+        ("va", "<u8"),
+        ("table", "<u8"),
+    ]
+)
 
 
 @cython.final
@@ -30,6 +40,7 @@ cdef class WalkCache:
                 raise FormatError(f"level {number}: entries are 1 to {MAX_ENTRIES}, not {size}")
             sizes[number] = size
         self.sizes = dict(sorted(sizes.items()))
+        self.served = {}
         for number, size in self.sizes.items():
             level = number
             room = size
@@ -43,42 +54,58 @@ cdef class WalkCache:
             om_release(&self.c.map[level])
             free(self.c.found[level])
 
-    cdef int bind(self, const pt_format *f, object memory, uint64_t root) except -1:
-        """Take the shifts of the format of the one table that this cache will know (it has no tags)."""
+    cdef int bind(self, const pt_format *f, uint64_t space, tuple whose) except -1:
+        """Take the shifts of a format that will fill this cache, and note whose items a tag stands for.
+
+        `whose` is (memory, root, half); a tag may be given to another table once all of it was invalidated.
+        """
         cdef int level
-        if self.served is not None and (self.served[0] is not memory or self.served[1] != root):
-            raise FormatError(f"this paging-structure cache serves another table, at {self.served[1]:#x}")
         for number in self.sizes:
             level = number
             if level > f.top:
                 raise FormatError(f"the format has no level {level} for its paging-structure cache")
+            if self.c.shift[level] not in (0, f.level[level].shift):
+                raise FormatError(f"this paging-structure cache serves tables of another shape at level {level}")
+        known = self.served.get((space, whose[2]))
+        if known is not None and (known[0] is not whose[0] or known[1] != whose[1]):
+            raise FormatError(
+                f"this paging-structure cache may hold items of another table, at {known[1]:#x}, with that tag: "
+                "invalidate all of it first"
+            )
         for number in self.sizes:
             level = number
             self.c.shift[level] = f.level[level].shift
-        self.served = (memory, root)
+        self.served[space, whose[2]] = whose
         return 0
 
-    def invalidate(self, first, last):
+    def invalidate(self, first, last, asid=None, *, vmid=None):
         low, high = operator.index(first), operator.index(last)
         if not 0 <= low <= high <= ALL_ONES:
             raise OutOfRange(f"no addresses run from {low:#x} to {high:#x}")
-        return wc_invalidate(&self.c, low, high)
+        cdef tlb_chosen which = chosen(asid, vmid, True, False)
+        if low == 0 and high == ALL_ONES:
+            self.served = {k: v for k, v in self.served.items() if (k[0] ^ which.value) & which.mask}
+        return wc_invalidate(&self.c, low, high, which.mask, which.value)
 
-    def invalidate_all(self):
-        return wc_invalidate_all(&self.c)
+    def invalidate_all(self, asid=None, *, vmid=None):
+        return self.invalidate(0, ALL_ONES, asid, vmid=vmid)
 
     def entries(self):
         cdef uint32_t n
         cdef int level
+        cdef uint64_t tag
         rows = []
         for number in self.sizes:
             level = number
             n = self.c.map[level].newest
             while n != OM_NONE:
+                tag = self.c.map[level].places[n].tag
                 rows.append(
                     (
                         level,
                         self.c.found[level][n].rights,
+                        tag & TLB_GLOBAL,
+                        int((tag & TLB_SPACE) >> 20),
                         self.c.map[level].places[n].key << self.c.shift[level],
                         self.c.found[level][n].table,
                     )

@@ -71,7 +71,7 @@ def test_an_unknown_preset_lists_the_nearest_names() -> None:
         (TlbArray(1 << 40, 1), "entries 1099511627776"),
         (TlbArray(64, 4, ()), "page_sizes"),
         (TlbArray(64, 4, ("3K",)), "'3K' is no page size"),
-        (TlbArray(64, 4, (512,)), "512 is no page size"),
+        (TlbArray(64, 4, (8,)), "8 is no page size"),
         (TlbArray(64, 4, ("16E",)), "'16E' is no page size"),
         (TlbArray(64, 4, ("4K", 4096)), "names a size twice"),
         (TlbArray(64, 4, sides=()), "sides"),

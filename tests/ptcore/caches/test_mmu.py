@@ -361,6 +361,6 @@ def test_accesses_that_leave_64_bits_are_refused(table) -> None:
         with pytest.raises(OutOfRange):
             mmu.access_span(first, count, stride)
     with pytest.raises(OutOfRange, match="asid"):
-        Mmu(table, Tlb(SMALL), asid=1 << 32)
+        Mmu(table, Tlb(SMALL), asid=1 << 20)
     with pytest.raises(ValueError, match="'rw'"):
         mmu.access(BASE, "rw")

@@ -80,7 +80,8 @@ class Driver:
         size = self.random.choice(self.sizes)
         lg2 = LG2[size]
         page = self.va() >> lg2
-        tag = self.random.choice((0, 7, lru.GLOBAL))
+        # Never both for one page: which of the two answers is no CPU's promise.
+        tag = lru.GLOBAL if page % 3 == 0 else self.random.choice((0, 7))
         value = (self.random.randrange(1 << 20) << lg2, self.random.randrange(16))
         self.real.insert(
             page << lg2,
@@ -135,7 +136,7 @@ class Driver:
 def test_every_answer_and_every_entry_are_those_of_a_naive_lru(name: str) -> None:
     seen: Counter[str] = Counter()
     for seed in range(8):
-        seen += Driver(name, seed).run(250)
+        seen += Driver(name, seed).run(400)
     for outcome in ("missed", "hit in level 0", "hit a global entry", "dropped by address"):
         assert seen[outcome] >= 5, (outcome, seen)
     assert seen["dropped by tag"] > 0

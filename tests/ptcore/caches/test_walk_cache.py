@@ -107,6 +107,12 @@ def test_one_cache_serves_one_table() -> None:
     other = ptcore.PageTable("x86_64_4level", table.memory)
     with pytest.raises(FormatError, match="another table"):
         Mmu(other, Tlb(ONE_ENTRY), cache)
+    tagged = Mmu(other, Tlb(ONE_ENTRY), cache, 7)
+    assert (tagged.asid, tagged.table) == (7, other)
+    cache.invalidate_all(asid=0)
+    assert Mmu(other, Tlb(ONE_ENTRY), cache).table is other
+    with pytest.raises(FormatError, match="another table"):
+        Mmu(table, Tlb(ONE_ENTRY), cache, 7)
 
 
 def test_a_level_that_the_format_lacks_is_refused() -> None:
