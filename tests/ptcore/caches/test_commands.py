@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
@@ -54,9 +55,12 @@ THINGS = {
     "guestgpa": Thing("guest_physical", guest=False),
     "gpabig": Thing("guest_physical", big=True),
     "gpaover": Thing("guest_physical", structure=True),
+    "fargpaover": Thing("guest_physical", structure=True, at=False),
     "dev": Thing("device"),
     "fardev": Thing("device", at=False),
     "devspace": Thing("device", space="other"),
+    "devbig": Thing("device", big=True),
+    "guestdev": Thing("device", guest=False),
 }
 # Contexts: of process 1, of another of the same device, of another device of the domain, of another domain.
 CONTEXTS = {"proc": "process", "proc2": "device", "dev2": "domain", "dom2": "all"}
@@ -106,7 +110,7 @@ GROUPS = {
     "SPACES": "SPACE space farspace",  # all of every one, but for global entries
     "STAGE1": "SPACES global farglobal",  # all that starts at a first stage, of this guest
     "GPA": "gpa gpabig",  # a second stage's alone, over the page
-    "STAGE2": "gpa gpabig fargpa gpaover",
+    "STAGE2": "gpa gpabig fargpa gpaover fargpaover",
     "DEVICE": "proc proc2",  # the contexts of one device and of its processes
     "DOMAIN": "proc proc2 dev2",
     "CONTEXTS": "proc proc2 dev2 dom2",
@@ -207,10 +211,10 @@ MANUALS = [
     ("vtd", "piotlb_pasid", "SPACE global farglobal", "space guest gpa dev"),
     ("vtd", "piotlb_pages", "PAGE global over", "space far gpa dev farover"),
     ("vtd", "piotlb_pages_leaf", "PAGE global", "over space far"),
-    ("vtd", "device_tlb_pages", "dev devspace", "fardev own gpa proc"),
-    ("vtd", "device_tlb_all", "dev fardev devspace", "own gpa proc"),
-    ("vtd", "pasid_device_tlb_pages", "dev", "devspace fardev own"),
-    ("vtd", "pasid_device_tlb_global", "dev devspace", "fardev own"),
+    ("vtd", "device_tlb_pages", "dev devbig devspace", "fardev own gpa proc"),
+    ("vtd", "device_tlb_all", "dev devbig fardev devspace", "own gpa proc"),
+    ("vtd", "pasid_device_tlb_pages", "dev devbig", "devspace fardev own"),
+    ("vtd", "pasid_device_tlb_global", "dev devbig devspace", "fardev own"),
     # AMD IOMMU specification, Commands
     ("amd_iommu", "invalidate_devtab_entry", "DEVICE", "dom2 dev2 own gpa"),
     ("amd_iommu", "invalidate_iommu_page", "gpa via", "gpabig gpaover fargpa guestgpa dev"),
@@ -220,7 +224,7 @@ MANUALS = [
     ("amd_iommu", "invalidate_iommu_pages_guest", "own global", "big over space far gpa"),
     ("amd_iommu", "invalidate_iommu_pages_guest_pde", "own global over", "big space far gpa"),
     ("amd_iommu", "invalidate_iommu_pages_guest_all", "SPACE global farglobal", "space gpa dev"),
-    ("amd_iommu", "invalidate_iotlb_pages", "dev devspace", "own gpa fardev"),
+    ("amd_iommu", "invalidate_iotlb_pages", "dev devspace", "own gpa fardev devbig"),
     ("amd_iommu", "invalidate_iotlb_pages_guest", "dev", "devspace own gpa fardev"),
     ("amd_iommu", "invalidate_iommu_all", "STAGE1 STAGE2 guest guestgpa CONTEXTS", "dev"),
     # SMMUv3, Commands
@@ -244,9 +248,9 @@ MANUALS = [
     ("smmuv3", "cfgi_all", "CONTEXTS", "own gpa"),
     ("smmuv3", "cfgi_cd", "proc", "proc2 dev2 own"),
     ("smmuv3", "cfgi_cd_all", "DEVICE", "dev2 own"),
-    ("smmuv3", "atc_inv", "dev", "devspace fardev own"),
-    ("smmuv3", "atc_inv_global", "dev devspace", "fardev own"),
-    ("smmuv3", "atc_inv_all", "dev devspace fardev", "own gpa"),
+    ("smmuv3", "atc_inv", "dev devbig", "devspace fardev own"),
+    ("smmuv3", "atc_inv_global", "dev devbig devspace", "fardev own"),
+    ("smmuv3", "atc_inv_all", "dev devbig devspace fardev", "own gpa"),
     # RISC-V IOMMU
     ("riscv_iommu", "iotinval_vma", "STAGE1", "guest gpa proc"),
     ("riscv_iommu", "iotinval_vma_pscid", "SPACE", "global space guest"),
@@ -262,7 +266,8 @@ MANUALS = [
     ("riscv_iommu", "iodir_inval_ddt_all", "CONTEXTS", "own"),
     ("riscv_iommu", "iodir_inval_ddt", "DEVICE", "dev2 own"),
     ("riscv_iommu", "iodir_inval_pdt", "proc", "proc2 own"),
-    ("riscv_iommu", "ats_inval", "dev", "devspace fardev own"),
+    ("riscv_iommu", "ats_inval", "dev devbig", "devspace fardev own guestdev"),
+    ("riscv_iommu", "ats_inval_global", "dev devbig devspace", "fardev own guestdev"),
     # LoongArch INVTLB, Power tlbie, Apple DART
     ("loongarch", "invtlb_0", "STAGE1", ""),
     ("loongarch", "invtlb_1", "STAGE1", ""),
@@ -276,7 +281,7 @@ MANUALS = [
     ("ppc64", "tlbie_pid_structures", "over farover", "own far space"),
     ("ppc64", "tlbie_pid_all", "SPACE proc", "space guest"),
     ("ppc64", "tlbie_lpid_va", "gpa via", "gpabig fargpa gpaover guestgpa"),
-    ("ppc64", "tlbie_lpid_structures", "over farover gpaover", "gpa own guestgpa"),
+    ("ppc64", "tlbie_lpid_structures", "over farover gpaover fargpaover", "gpa own guestgpa"),
     ("ppc64", "tlbie_lpid", "STAGE1 STAGE2 DOMAIN", "guest guestgpa"),
     ("ppc64", "tlbie_all", "STAGE1 STAGE2 guest guestgpa CONTEXTS", "dev"),
     ("dart", "t8020_flush_streams", "STAGE1", "guest"),
@@ -310,6 +315,31 @@ def test_the_table_covers_every_vendor_and_most_commands() -> None:
     assert len(MANUALS) == len({row[:2] for row in MANUALS})
     assert {row[:2] for row in MANUALS} <= known
     assert len(MANUALS) > 0.6 * len(known)
+
+
+# Which commands are about a range, by how it is given. Typed in from the manuals, too.
+RANGES = {
+    "svm": ("", 1 << 16, r"invlpgb_address.*"),
+    "arm": ("", 1 << 21, r"r.*"),
+    "smmuv3": ("", 1 << 36, r"tlbi_.*_range(_leaf)?"),
+    "amd_iommu": ("power_of_two", 0, r".*_pages(_guest)?(_pde)?"),
+    "riscv_iommu": ("power_of_two", 0, r"iotinval_vma_range.*|ats_.*"),
+    "vtd": ("power_of_two", 0, r".*_pages(_leaf)?|pasid_device_tlb_global"),
+}
+
+
+@pytest.mark.parametrize("name", ALL_VENDORS)
+def test_ranges_are_given_as_the_manual_has_them(name: str) -> None:
+    alignment, most, ranged = RANGES.get(name, ("", 0, "none"))
+    for one in inv.vendor(name).commands.values():
+        if one.name.startswith("atc_inv"):  # CMD_ATC_INV is aligned, unlike CMD_TLBI's ranges
+            assert (one.scope, one.alignment) in (("range", "power_of_two"), ("all", "")), one.name
+        elif re.fullmatch(ranged, one.name):
+            assert (one.scope, one.alignment, one.most_pages) == ("range", alignment, most), (
+                one.name
+            )
+        else:
+            assert one.scope != "range", one.name
 
 
 @pytest.mark.parametrize("name", ALL_VENDORS)
@@ -451,6 +481,24 @@ def test_each_field_of_a_command_was_damaged() -> None:
         ({"larger": "keep"}, "larger 'keep': nothing to be larger than"),
         ({"alignment": "power_of_two"}, "alignment 'power_of_two': only ranges are aligned"),
         ({"most_pages": 1}, "most_pages 1: only ranges have a limit"),
+        (
+            {"stage": 2, "every_space": True, "globals_": True},
+            "stage 2: no addresses to be of a second stage",
+        ),
+        (
+            {
+                "scope": "page",
+                "stage": 2,
+                "every_space": True,
+                "globals_": True,
+                "drops": ["device"],
+            },
+            "drops .*: a device's entries have none of a second stage's addresses",
+        ),
+        (
+            {"scope": "page", "drops": ["guest_physical"]},
+            "drops .*: entries of a second stage have none of a first stage's addresses",
+        ),
     ],
 )
 def test_fields_that_contradict_each_other_are_refused(command: dict[str, Any], said: str) -> None:

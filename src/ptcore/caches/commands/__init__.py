@@ -114,6 +114,17 @@ class Command:
             ("most_pages", bool(self.most_pages) and not ranged, "only ranges have a limit"),
             ("config", bool(self.config) != ("config" in self.drops), "drops and config disagree"),
             ("stage", self.stage == 2 and not spaces, "a second stage knows no address spaces"),
+            ("stage", self.stage == 2 and not addressed, "no addresses to be of a second stage"),
+            (
+                "drops",
+                addressed and self.stage == 1 and "guest_physical" in self.drops,
+                "entries of a second stage have none of a first stage's addresses",
+            ),
+            (
+                "drops",
+                self.stage == 2 and "device" in self.drops,
+                "a device's entries have none of a second stage's addresses",
+            ),
             ("tagged", not self.tagged and not self.globals_, "neither these nor global ones"),
         )
 
