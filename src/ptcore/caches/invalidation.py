@@ -2,100 +2,51 @@
 
 A command says which addresses it is about, which address spaces, whether global entries go, and what becomes
 of the paging-structure caches. What it says is what it must drop: hardware may always drop more. The vendors'
-tables, with their sources, are the files in `commands/`.
+tables, with their sources, are the files in `commands/`. Carried out here is what concerns one stage;
+an entry that is larger than the range goes too, also where the vendor would keep it.
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ptcore.caches.commands import (
+    Command,
+    Vendor,
+    command,
+    power_of_two_parts,
+    range_parts,
+    smmu_range_parts,
+    vendor,
+    vendors,
+    vendors_of,
+)
 from ptcore.caches.mmu import Mmu
-from ptcore.errors import FormatError, OutOfRange
+from ptcore.errors import OutOfRange
 from ptcore.table import PageTable, RowKind
 from ptcore.table.owed import Owed
 from ptcore.units import ALL_ONES, Span
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """What one command drops.
-
-    `scope`: page (the entries that hold one address), range, or all. `every_space`: whatever the tag;
-    else that of one address space. `globals_`: global entries too. `structures`: what becomes of
-    paging-structure caches: none (they stay), covering (those over the addresses), every. `rule`: where it
-    stands.
-    """
-
-    name: str
-    scope: str
-    every_space: bool
-    globals_: bool
-    structures: str
-    rule: str
-
-
-@dataclass(frozen=True, slots=True)
-class Vendor:
-    """The commands of one vendor, and which of them pay for an edit.
-
-    `payment`: `whole` for everything; `page` or `range` (with `range_of_leaves` where no table was taken out)
-    for up to `most_pages` pages; `rule` says why so.
-    """
-
-    name: str
-    title: str
-    commands: dict[str, Command]
-    payment: dict[str, Any]
-
-
-def vendors() -> tuple[str, ...]:
-    """Return the names of the vendors whose commands are known."""
-    folder = files("ptcore.caches.commands")
-    return tuple(
-        sorted(e.name.removesuffix(".toml") for e in folder.iterdir() if e.name.endswith(".toml"))
-    )
-
-
-@cache
-def vendor(name: str) -> Vendor:
-    """Return a vendor's commands; FormatError lists those there are."""
-    if name not in vendors():
-        raise FormatError(f"no commands of {name!r} are known; {', '.join(vendors())} are")
-    text = (files("ptcore.caches.commands") / f"{name}.toml").read_text(encoding="utf-8")
-    declared = tomllib.loads(text)
-    commands = {one["name"]: Command(**one) for one in declared["commands"]}
-    return Vendor(name, declared["title"], commands, declared["payment"])
-
-
-def command(vendor_name: str, name: str) -> Command:
-    """Return a command; FormatError lists the nearest names."""
-    known = vendor(vendor_name).commands
-    if name not in known:
-        near = get_close_matches(name, known, n=3, cutoff=0.3) or list(known)
-        raise FormatError(f"{vendor_name} has no command {name!r}; nearest: {', '.join(near)}")
-    return known[name]
 
 
 def apply(wanted: Command, mmu: Mmu, first: int = 0, last: int | None = None) -> int:
     """Carry a command out on one CPU; return how many entries it dropped.
 
     `first`: the address of a page command; `first` to `last` of a range. The address space is that of
-    `mmu`. Raises OutOfRange for a range without an end.
+    `mmu`, whose entries are those of one stage: a command that drops none of that kind drops nothing. Raises
+    OutOfRange for a range without an end.
     """
+    if "combined" not in wanted.drops:
+        return 0
     if wanted.scope == "range" and last is None:
         raise OutOfRange(f"{wanted.name} is about a range: it needs its last address")
-    low = 0 if wanted.scope == "all" else first
-    high = {"page": first, "range": last, "all": ALL_ONES}[wanted.scope] or 0
-    dropped = _drop(mmu, wanted, low, high)
+    low = 0 if wanted.scope in ("all", "none") else first
+    high = {"page": first, "range": last}.get(wanted.scope, ALL_ONES) or 0
+    dropped = 0 if wanted.scope == "none" else _drop(mmu, wanted, low, high)
     if mmu.walk_cache is None or wanted.structures == "none":
         return dropped
     if wanted.structures == "every":
@@ -110,23 +61,6 @@ def _drop(mmu: Mmu, wanted: Command, low: int, high: int) -> int:
         space = None if wanted.every_space else mmu.asid
         return mmu.tlb.invalidate_all(space, keep_global=not wanted.globals_)
     return mmu.tlb.invalidate(low, high, mmu.asid, with_global=wanted.globals_)
-
-
-def range_parts(pages: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (scale, num, pages) of the range commands that cover `pages` granules, largest first.
-
-    One covers (NUM + 1) * 2**(5 * SCALE + 1) granules, NUM up to 31 and SCALE up to 3 (DDI 0487, "TLB range
-    maintenance instructions"); a last odd granule is (0, -1, 1): a command for one address.
-    """
-    most = 32 << 16
-    while pages > 1:
-        scale = next(s for s in (3, 2, 1, 0) if pages >> (5 * s + 1))
-        unit = 1 << (5 * scale + 1)
-        num = min(min(pages, most) // unit, 32) - 1
-        yield scale, num, (num + 1) * unit
-        pages -= (num + 1) * unit
-    if pages:
-        yield 0, -1, 1
 
 
 def pay(owed: Owed, mmu: Mmu, vendor_name: str) -> list[Command]:
@@ -157,18 +91,32 @@ def _commands_for(
     span: Span, chosen: Vendor, structures: bool, table: PageTable
 ) -> Iterator[tuple[Command, int, int]]:
     pays = chosen.payment
-    granule = 1 << table.format.granule_lg2
+    granule_lg2 = table.format.granule_lg2
+    granule = 1 << granule_lg2
     pages = range(span.start, span.last + 1, granule)
     few = len(pages) <= pays["most_pages"]
     page = chosen.commands.get(pays.get("page", ""))
     if few and "range" in pays:
-        name = pays["range" if structures else "range_of_leaves"]
-        yield chosen.commands[name], span.start, span.last
+        wanted = chosen.commands[pays["range" if structures else "range_of_leaves"]]
+        for start, count in _ranges(wanted, span.start >> granule_lg2, len(pages)):
+            first = start << granule_lg2
+            yield wanted, first, first + (count << granule_lg2) - 1
     elif few and page is not None and (page.structures != "none" or not structures):
         for at in pages:
             yield page, at, at
     else:
         yield chosen.commands[pays["whole"]], span.start, span.last
+
+
+def _ranges(wanted: Command, first: int, pages: int) -> Iterator[tuple[int, int]]:
+    """Yield (first page, pages) of the commands that a range takes: by its alignment and its limit."""
+    if wanted.alignment:
+        for start, lg2 in power_of_two_parts(first, pages):
+            yield start, 1 << lg2
+        return
+    most = wanted.most_pages or pages
+    for start in range(first, first + pages, most):
+        yield start, min(most, first + pages - start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +193,11 @@ __all__ = [
     "command",
     "dropped_for_nothing",
     "pay",
+    "power_of_two_parts",
     "range_parts",
+    "smmu_range_parts",
     "stale",
     "vendor",
     "vendors",
+    "vendors_of",
 ]

@@ -97,9 +97,9 @@ def test_a_range_drops_what_meets_it() -> None:
 def test_unknown_names_are_told_the_nearest() -> None:
     with pytest.raises(FormatError, match="nearest: invlpg"):
         inv.command("x86", "invlp")
-    with pytest.raises(FormatError, match="arm, riscv, x86"):
+    with pytest.raises(FormatError, match=r"arm, .*riscv, .*x86 are"):
         inv.command("mips", "tlbwr")
-    with pytest.raises(FormatError, match="arm, riscv, x86"):
+    with pytest.raises(FormatError, match=r"arm, .*riscv, .*x86 are"):
         inv.pay(Owed(), filled(), "mips")
 
 
