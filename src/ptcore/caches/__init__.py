@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from ptcore.caches.geometry import Preset, TlbArray, TlbLevel, preset, preset_names
-from ptcore.caches.mmu import FAULT, WALK, Counts, Mmu, Outcome
+from ptcore.caches.iommu import Iommu
+from ptcore.caches.mmu import DEVICE, FAULT, WALK, Counts, Mmu, Outcome
+from ptcore.caches.oracle import Oracle, Stale
 from ptcore.caches.table_cache import CacheCounts, PageTableCache
 from ptcore.caches.tlb import Hit, Tlb
 from ptcore.caches.walk_cache import WalkCache
 
 __all__ = [
+    "DEVICE",
     "FAULT",
     "WALK",
     "CacheCounts",
     "Counts",
     "Hit",
+    "Iommu",
     "Mmu",
+    "Oracle",
     "Outcome",
     "PageTableCache",
     "Preset",
+    "Stale",
     "Tlb",
     "TlbArray",
     "TlbLevel",

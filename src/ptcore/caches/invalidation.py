@@ -1,19 +1,15 @@
-"""Invalidation commands as data, what they drop, and the oracle: which cached translation is stale.
+"""Invalidation commands carried out, and what edits owe paid with them.
 
 A command says which addresses it is about, which address spaces, whether global entries go, and what becomes
 of the paging-structure caches. What it says is what it must drop: hardware may always drop more. The vendors'
-tables, with their sources, are the files in `commands/`. Carried out here is what concerns one stage;
-an entry that is larger than the range goes too, also where the vendor would keep it.
+tables, with their sources, are the files in `commands/`; `oracle` says whether enough was dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from ptcore.caches.commands import (
     Command,
@@ -26,60 +22,165 @@ from ptcore.caches.commands import (
     vendors,
     vendors_of,
 )
+from ptcore.caches.iommu import keys_of_device
 from ptcore.caches.mmu import Mmu
-from ptcore.errors import OutOfRange
-from ptcore.table import PageTable, RowKind
+from ptcore.errors import FormatError, OutOfRange
 from ptcore.table.owed import Owed
 from ptcore.units import ALL_ONES, Span
 
+STAGES = ("first", "second", "process")
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """One command with its addresses, `first` to `last` inclusive (all of them where it takes none)."""
+
+    command: Command
+    first: int
+    last: int
+
+
+# -- one command --------------------------------------------------------------------------------
+
 
 def apply(wanted: Command, mmu: Mmu, first: int = 0, last: int | None = None) -> int:
-    """Carry a command out on one CPU; return how many entries it dropped.
+    """Carry a command out on one CPU, or for one context of an IOMMU; return how many entries it dropped.
 
-    `first`: the address of a page command; `first` to `last` of a range. The address space is that of
-    `mmu`, whose entries are those of one stage: a command that drops none of that kind drops nothing. Raises
+    `first`: the address of a page command; `first` to `last` of a range. The address space, the guest or
+    domain, the device and its process are those of `mmu`. Behind two stages nothing says which address a
+    combined entry has between them, so a command by such an address drops all of the guest's. Raises
     OutOfRange for a range without an end.
     """
-    if "combined" not in wanted.drops:
-        return 0
     if wanted.scope == "range" and last is None:
         raise OutOfRange(f"{wanted.name} is about a range: it needs its last address")
     low = 0 if wanted.scope in ("all", "none") else first
     high = {"page": first, "range": last}.get(wanted.scope, ALL_ONES) or 0
-    dropped = 0 if wanted.scope == "none" else _drop(mmu, wanted, low, high)
-    if mmu.walk_cache is None or wanted.structures == "none":
-        return dropped
-    if wanted.structures == "every":
-        return dropped + mmu.walk_cache.invalidate_all()
-    return dropped + mmu.walk_cache.invalidate(low, high)
+    kinds = {
+        "combined": _drop_combined,
+        "guest_physical": _drop_second_stage,
+        "device": _drop_of_device,
+        "config": _drop_contexts,
+    }
+    return sum(kinds[kind](wanted, mmu, Span(low, high)) for kind in wanted.drops)
 
 
-def _drop(mmu: Mmu, wanted: Command, low: int, high: int) -> int:
-    if wanted.every_space and wanted.globals_:
-        return mmu.tlb.invalidate(low, high)
-    if wanted.scope == "all":
-        space = None if wanted.every_space else mmu.asid
-        return mmu.tlb.invalidate_all(space, keep_global=not wanted.globals_)
-    return mmu.tlb.invalidate(low, high, mmu.asid, with_global=wanted.globals_)
+def _drop_combined(wanted: Command, mmu: Mmu, where: Span) -> int:
+    vmid = None if wanted.every_guest else mmu.vmid
+    if wanted.stage == 2 and mmu.second_stage is not None:
+        dropped = mmu.tlb.invalidate_all(vmid=vmid)
+        return dropped + (mmu.walk_cache.invalidate_all(vmid=vmid) if mmu.walk_cache else 0)
+    asid = None if wanted.every_space else mmu.asid
+    dropped = 0
+    if wanted.scope != "none":
+        dropped = mmu.tlb.invalidate(
+            where.start,
+            where.last,
+            asid,
+            with_global=wanted.globals_,
+            vmid=vmid,
+            tagged=wanted.tagged,
+            larger_stay=wanted.larger == "keep",
+        )
+    whole = Span(0, ALL_ONES) if wanted.structures == "every" else where
+    for cache in (mmu.walk_cache, mmu.guest_cache):
+        if cache is not None and wanted.structures != "none":
+            dropped += cache.invalidate(whole.start, whole.last, asid, vmid=vmid)
+    return dropped
 
 
-def pay(owed: Owed, mmu: Mmu, vendor_name: str) -> list[Command]:
-    """Carry out on one CPU, the only one, what an edit owes, and discharge it; return the commands.
+def _drop_second_stage(wanted: Command, mmu: Mmu, where: Span) -> int:
+    vmid = None if wanted.every_guest else mmu.vmid
+    asked = where if wanted.stage == 2 else Span(0, ALL_ONES)
+    dropped = 0
+    if mmu.ipa_tlb is not None and wanted.scope != "none":
+        dropped += mmu.ipa_tlb.invalidate(
+            asked.start, asked.last, vmid=vmid, larger_stay=wanted.larger == "keep"
+        )
+    if mmu.host_cache is not None and wanted.structures != "none":
+        whole = Span(0, ALL_ONES) if wanted.structures == "every" else asked
+        dropped += mmu.host_cache.invalidate(whole.start, whole.last, vmid=vmid)
+    return dropped
 
-    Which commands those are is data of the vendor: page by page, by ranges, or all at once. Where tables were
-    taken out, commands that reach paging-structure caches are used. Raises FormatError for an unknown
-    vendor.
+
+def _drop_of_device(wanted: Command, mmu: Mmu, where: Span) -> int:
+    if mmu.device_tlb is None:
+        return 0
+    asid = None if wanted.every_space else mmu.device_asid
+    return mmu.device_tlb.invalidate(
+        where.start, where.last, asid, with_global=True, larger_stay=wanted.larger == "keep"
+    )
+
+
+def _drop_contexts(wanted: Command, mmu: Mmu, where: Span) -> int:
+    if mmu.context_cache is None:
+        return 0
+    key = mmu.context_key
+    keys = {"process": Span(key, key), "device": keys_of_device(key)}.get(
+        wanted.config, Span(0, ALL_ONES)
+    )
+    vmid = mmu.vmid if wanted.config == "domain" else None
+    return mmu.context_cache.invalidate(keys.start, keys.last, vmid=vmid)
+
+
+# -- what pays for an edit ----------------------------------------------------------------------
+
+
+def payment(owed: Owed, mmu: Mmu, vendor_name: str, stage: str = "first") -> list[Issue]:
+    """Return the commands that pay for an edit, in order; nothing is carried out.
+
+    `stage`: whose tables were edited: the first stage's (or the only one's), the second's, or those of one
+    process of a device. Which commands those are is data of the vendor: page by page, by ranges, or all at
+    once; where tables were taken out, commands that reach paging-structure caches. Raises FormatError for an
+    unknown vendor or stage, and where the vendor has no commands for it.
     """
     chosen = vendor(vendor_name)
-    issued = [
+    plans = [_plan(chosen, stage)]
+    if mmu.device_tlb is not None and "device" in chosen.payment:
+        plans.append(chosen.payment["device"])
+    table = mmu.table if stage != "second" or mmu.second_stage is None else mmu.second_stage
+    granule_lg2 = table.format.granule_lg2
+    return [
         issue
+        for plan in plans
         for span in _spans(owed)
-        for issue in _commands_for(span, chosen, owed.structures, mmu.table)
+        for issue in _issues(span, chosen, plan, owed.structures, granule_lg2)
     ]
-    for wanted, first, last in issued:
-        apply(wanted, mmu, first, last)
+
+
+def pay(
+    owed: Owed, agents: Mmu | Iterable[Mmu], vendor_name: str, stage: str = "first"
+) -> list[Issue]:
+    """Carry out what an edit owes, on every CPU (or context) that may cache it, and discharge it.
+
+    Returns the commands, those of `payment`. Each is carried out on all of `agents`, as a broadcast or an
+    interrupt would have it. Raises as `payment`, before anything was dropped.
+    """
+    everyone = (agents,) if isinstance(agents, Mmu) else tuple(agents)
+    if not everyone:
+        raise OutOfRange("nobody is there to carry a command out")
+    issued = payment(owed, _representative(everyone), vendor_name, stage)
+    for issue in issued:
+        for mmu in everyone:
+            apply(issue.command, mmu, issue.first, issue.last)
     owed.discharge()
-    return [wanted for wanted, _, _ in issued]
+    return issued
+
+
+def _representative(agents: Sequence[Mmu]) -> Mmu:
+    """Return one that has a TLB of its own behind an IOMMU, if any: then commands for those are needed."""
+    return next((agent for agent in agents if agent.device_tlb is not None), agents[0])
+
+
+def _plan(chosen: Vendor, stage: str) -> Mapping[str, Any]:
+    if stage not in STAGES:
+        raise FormatError(f"stage {stage!r} is none of {', '.join(STAGES)}")
+    if stage == "first":
+        return chosen.payment
+    name = "second_stage" if stage == "second" else stage
+    if name not in chosen.payment:
+        raise FormatError(f"{chosen.name} has no commands that pay for edits of its {stage} stage")
+    plan: Mapping[str, Any] = chosen.payment[name]
+    return plan
 
 
 def _spans(owed: Owed) -> Iterable[Span]:
@@ -87,25 +188,32 @@ def _spans(owed: Owed) -> Iterable[Span]:
     return owed.spans or ((Span(0, ALL_ONES),) if owed.tables else ())
 
 
-def _commands_for(
-    span: Span, chosen: Vendor, structures: bool, table: PageTable
-) -> Iterator[tuple[Command, int, int]]:
-    pays = chosen.payment
-    granule_lg2 = table.format.granule_lg2
-    granule = 1 << granule_lg2
-    pages = range(span.start, span.last + 1, granule)
-    few = len(pages) <= pays["most_pages"]
-    page = chosen.commands.get(pays.get("page", ""))
-    if few and "range" in pays:
-        wanted = chosen.commands[pays["range" if structures else "range_of_leaves"]]
-        for start, count in _ranges(wanted, span.start >> granule_lg2, len(pages)):
+def _issues(
+    span: Span, chosen: Vendor, plan: Mapping[str, Any], structures: bool, granule_lg2: int
+) -> Iterator[Issue]:
+    """Yield the commands for one span: those of a list after the first take no addresses."""
+
+    def named(key: str) -> list[Command]:
+        names = plan.get(key, [])
+        return [chosen.commands[n] for n in ([names] if isinstance(names, str) else names)]
+
+    pages = (span.size + (1 << granule_lg2) - 1) >> granule_lg2
+    few = pages <= plan["most_pages"]
+    paged = named("page")
+    ranged = named("range" if structures else "range_of_leaves")
+    if few and ranged:
+        for start, count in _ranges(ranged[0], span.start >> granule_lg2, pages):
             first = start << granule_lg2
-            yield wanted, first, first + (count << granule_lg2) - 1
-    elif few and page is not None and (page.structures != "none" or not structures):
-        for at in pages:
-            yield page, at, at
+            yield Issue(ranged[0], first, first + (count << granule_lg2) - 1)
+        rest = ranged[1:]
+    elif few and paged and (paged[0].structures != "none" or not structures):
+        for at in range(span.start, span.last + 1, 1 << granule_lg2):
+            yield Issue(paged[0], at, at)
+        rest = paged[1:]
     else:
-        yield chosen.commands[pays["whole"]], span.start, span.last
+        rest = named("whole")
+    for wanted in rest:
+        yield Issue(wanted, 0, ALL_ONES)
 
 
 def _ranges(wanted: Command, first: int, pages: int) -> Iterator[tuple[int, int]]:
@@ -119,84 +227,18 @@ def _ranges(wanted: Command, first: int, pages: int) -> Iterator[tuple[int, int]
         yield start, min(most, first + pages - start)
 
 
-@dataclass(frozen=True, slots=True)
-class Stale:
-    """A cached translation that the tables do not make any more: an invalidation is missing.
-
-    `level` is that of the TLB, or None for a paging-structure entry; `va` and `page_size` what it is about;
-    `pa` what is still reachable by it (of a paging-structure entry, the table).
-    """
-
-    level: int | None
-    va: int
-    page_size: int
-    pa: int
-    rule: str
-
-
-def stale(mmu: Mmu) -> list[Stale]:
-    """Return the cached translations of the CPU's own address space that its tables contradict.
-
-    An entry is fine while every byte of it leads where the tables lead, with no right that they withhold.
-    Cost: one listing per entry: an oracle for tests, not for runs.
-    """
-    found = []
-    for row in mmu.tlb.entries():
-        if row["global_"] or row["asid"] == mmu.asid:
-            rule = _contradicted(mmu.table, row)
-            if rule:
-                size = 1 << int(row["page_lg2"])
-                found.append(Stale(int(row["level"]), int(row["va"]), size, int(row["pa"]), rule))
-    for row in mmu.walk_cache.entries() if mmu.walk_cache is not None else ():
-        if not _leads_there(mmu.table, row):
-            size = 1 << mmu.table.format.levels[int(row["level"])].shift
-            rule = "the item over it does not point to that table any more"
-            found.append(Stale(None, int(row["va"]), size, int(row["table"]), rule))
-    return found
-
-
-def _contradicted(table: PageTable, row: Any) -> str:
-    first = int(row["va"])
-    last = first + (1 << int(row["page_lg2"])) - 1
-    reached = first
-    for now in table.mappings(first, last, repeats=False):
-        if int(now["first"]) != reached or now["kind"] != RowKind.LEAF:
-            return "not all of it is mapped any more"
-        if int(now["pa"]) - int(now["first"]) != int(row["pa"]) - first:
-            return "it is mapped elsewhere now"
-        if int(row["rights"]) & ~int(now["rights"]):
-            return "it has rights that were taken away"
-        reached = int(now["last"]) + 1
-    return "" if reached == last + 1 else "not all of it is mapped any more"
-
-
-def _leads_there(table: PageTable, row: Any) -> bool:
-    below = int(row["level"]) - 1
-    size = table.format.table_bytes(below)
-    path = table.walk(table.untagged(int(row["va"]))).path
-    bases = {step.entry_address - step.entry_address % size for step in path if step.level == below}
-    return int(row["table"]) in bases
-
-
-def dropped_for_nothing(before: npt.NDArray[Any], mmu: Mmu) -> npt.NDArray[Any]:
-    """Return the entries of `before` (Tlb.entries()) that are gone though the tables still make them."""
-    now = {entry.tobytes() for entry in mmu.tlb.entries()}
-    keep = [entry.tobytes() not in now and not _contradicted(mmu.table, entry) for entry in before]
-    return before[np.array(keep, dtype=bool)] if len(before) else before
-
-
 __all__ = [
+    "STAGES",
     "Command",
-    "Stale",
+    "Issue",
     "Vendor",
     "apply",
     "command",
-    "dropped_for_nothing",
     "pay",
+    "payment",
     "power_of_two_parts",
     "range_parts",
     "smmu_range_parts",
-    "stale",
     "vendor",
     "vendors",
     "vendors_of",

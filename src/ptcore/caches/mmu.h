@@ -12,17 +12,19 @@
 #include "walk.h"
 #include "walk_cache.h"
 
-enum { MMU_WALK = 254, MMU_FAULT = 255 };
+enum { MMU_DEVICE = 253, MMU_WALK = 254, MMU_FAULT = 255 };
 enum { MMU_READ = TLB_LOAD, MMU_WRITE = TLB_STORE, MMU_EXECUTE = TLB_FETCH, MMU_USER = 8 };
 enum { MMU_RIGHT_EXECUTE = 4, MMU_RIGHTS_USER = 8 | 32, MMU_RIGHT_USER_EXECUTE = 16 };
 
 #define MMU_MAX_WALKERS 16
+#define MMU_MAX_ITEMS 8
 
 typedef struct {
     uint64_t accesses, hits[TLB_MAX_LEVELS], walks, references, faults;
     uint64_t second_walks, second_references, second_hits; /* of the second stage; in walks and references too */
     uint64_t served[TLB_MAX_LEVELS + 1];                   /* references by the level of the data cache, then memory */
     uint64_t cycles, waited, end;                          /* of all walks; for a free walker; when the last one ends */
+    uint64_t device_hits, context_hits, context_references; /* of a device's own TLB; of what says whose tables */
 } mmu_counts;
 
 struct mmu;
@@ -47,6 +49,12 @@ typedef struct mmu {
     uint64_t walkers, issue_cycles, free_at[MMU_MAX_WALKERS];
     uint8_t fault_stage;
     mmu_counts counts;
+    /* Behind an IOMMU: the device's own TLB, the cache of contexts and this one's key in it, the items that are
+     * read to learn the context, of which the last `process_items` lie behind the second stage, and what they say. */
+    tlb *device, *contexts;
+    uint64_t device_space, context_key, item_at[MMU_MAX_ITEMS];
+    uint8_t behind, awaits, device_items, process_items;
+    mmu_context next;
 } mmu;
 
 /* -- what a walk costs ------------------------------------------------------------------------------------ */
@@ -355,39 +363,121 @@ PT_INLINE unsigned mmu_half(const mmu_context *c, uint64_t va) {
     return half;
 }
 
-/* Returns the level of the TLB that served the access, MMU_WALK or MMU_FAULT. */
-PT_INLINE unsigned mmu_access(mmu *m, uint64_t va, unsigned kind, uint64_t *pa, int *status) {
+/* Whether an entry answers an access. One that does not allow it, or whose page is not marked dirty yet, asks the
+ * tables. So does one of two stages that lacks the very right: the need says what the first stage wants only. */
+PT_INLINE int mmu_answers(const mmu_context *c, const pt_need *need, const tlb_entry *hit, unsigned kind) {
+    unsigned side = kind & (MMU_READ | MMU_WRITE | MMU_EXECUTE);
+    return mmu_serves(need, hit, kind) && (c->stage2 == NULL || (tlb_rights(hit->tag) & side) == side);
+}
+
+PT_INLINE unsigned mmu_fails(mmu *m, uint64_t *pa) {
+    m->counts.faults++;
+    *pa = PT_ALL_ONES;
+    return MMU_FAULT;
+}
+
+/* Returns the level of the TLB that served the access, MMU_WALK or MMU_FAULT; *entry is what was found. */
+PT_INLINE unsigned mmu_resolve(mmu *m, uint64_t va, unsigned kind, tlb_entry *entry, uint64_t *pa, int *status) {
     unsigned level, side = kind & (MMU_READ | MMU_WRITE | MMU_EXECUTE);
     unsigned half = PT_LIKELY(m->now.halves == 1) ? 0 : mmu_half(&m->now, va);
     const pt_need *need = m->now.need1[half];
     m->counts.accesses++;
     tlb_entry *hit = tlb_lookup(m->tlb, va, m->now.space, side, &level);
     *status = PT_OK;
-    /* An entry that does not allow the access, or whose page is not marked dirty yet, asks the tables. So does
-     * one of two stages that lacks the very right: the need says what the first stage wants, not the second. */
-    if (PT_LIKELY(mmu_serves(&need[kind], hit, kind) &&
-                  (m->now.stage2 == NULL || (tlb_rights(hit->tag) & side) == side))) {
+    if (PT_LIKELY(mmu_answers(&m->now, &need[kind], hit, kind))) {
         m->counts.hits[level]++;
+        *entry = *hit;
         *pa = mmu_at(hit, va);
         return level;
     }
-    tlb_entry entry;
     uint64_t before = m->counts.cycles;
     const pt_space *s = m->now.stage2 == NULL ? m->now.stage1[half] : &m->now.physical[half];
     m->counts.walks++;
     m->fault_stage = 1;
-    *status = m->now.walk[half](m, s, need, va, kind, &entry);
+    *status = m->now.walk[half](m, s, need, va, kind, entry);
     mmu_occupy(m, before);
-    if (*status != PT_OK) {
-        m->counts.faults++;
-        *pa = PT_ALL_ONES;
-        return MMU_FAULT;
-    }
+    if (*status != PT_OK)
+        return mmu_fails(m, pa);
+    tlb_entry held = *entry;
     if (hit == NULL)
-        tlb_refill(m->tlb, &entry, va, side, TLB_MAX_LEVELS);
+        tlb_refill(m->tlb, &held, va, side, TLB_MAX_LEVELS);
     else
-        tlb_fill(m->tlb, &entry, va, side, TLB_MAX_LEVELS);
-    *pa = mmu_at(&entry, va);
+        tlb_fill(m->tlb, &held, va, side, TLB_MAX_LEVELS);
+    *pa = mmu_at(entry, va);
     return MMU_WALK;
+}
+
+PT_INLINE unsigned mmu_access(mmu *m, uint64_t va, unsigned kind, uint64_t *pa, int *status) {
+    tlb_entry entry;
+    return mmu_resolve(m, va, kind, &entry, pa, status);
+}
+
+/* -- devices ---------------------------------------------------------------------------------------------- */
+
+/* Learns by which tables a device, or a process of it, translates: from the cache of contexts, else from the
+ * items. What the items say now takes effect only here. */
+static int mmu_learn(mmu *m) {
+    unsigned level, items = m->device_items + m->process_items;
+    if (m->contexts != NULL && tlb_lookup(m->contexts, m->context_key, m->now.guest, TLB_LOAD, &level) != NULL) {
+        m->counts.context_hits++;
+        return PT_OK;
+    }
+    m->now = m->next;
+    m->awaits = 0;
+    for (unsigned n = 0; n < items; n++) {
+        uint64_t at = m->item_at[n];
+        if (n >= m->device_items && m->now.stage2 != NULL) {
+            tlb_entry second;
+            int status = mmu_second(m, at, m->now.table_kind, &second);
+            if (status != PT_OK)
+                return status;
+            at = mmu_at(&second, at);
+        }
+        m->counts.context_references++;
+        m->counts.references++;
+        m->counts.cycles += mmu_reference(m, at);
+    }
+    if (m->contexts != NULL) {
+        unsigned lg2 = m->contexts->smallest_lg2;
+        tlb_entry known = {m->context_key >> lg2 << lg2, tlb_tag(m->now.guest, lg2, 0, 0, 0)};
+        tlb_refill(m->contexts, &known, m->context_key, TLB_LOAD, TLB_MAX_LEVELS);
+    }
+    return PT_OK;
+}
+
+/* A request of a device. Returns what mmu_resolve does, or MMU_DEVICE where the device itself knew. */
+static unsigned mmu_request(mmu *m, uint64_t va, unsigned kind, uint64_t *pa, int *status) {
+    unsigned level, side = kind & (MMU_READ | MMU_WRITE | MMU_EXECUTE);
+    tlb_entry *hit = m->device == NULL ? NULL : tlb_lookup(m->device, va, m->device_space, side, &level);
+    const pt_need *need = m->now.need1[mmu_half(&m->now, va)];
+    *status = PT_OK;
+    if (mmu_answers(&m->now, &need[kind], hit, kind)) {
+        m->counts.accesses++;
+        m->counts.device_hits++;
+        *pa = mmu_at(hit, va);
+        return MMU_DEVICE;
+    }
+    uint64_t before = m->counts.cycles;
+    *status = mmu_learn(m);
+    if (m->counts.cycles != before)
+        mmu_occupy(m, before);
+    if (*status != PT_OK) {
+        m->counts.accesses++;
+        return mmu_fails(m, pa);
+    }
+    tlb_entry entry;
+    unsigned code = mmu_resolve(m, va, kind, &entry, pa, status);
+    if (m->device != NULL && code != MMU_FAULT) {
+        entry.tag = (entry.tag & ~(uint64_t)TLB_SPACE) | m->device_space;
+        if (hit == NULL)
+            tlb_refill(m->device, &entry, va, side, TLB_MAX_LEVELS);
+        else
+            tlb_fill(m->device, &entry, va, side, TLB_MAX_LEVELS);
+    }
+    return code;
+}
+
+PT_INLINE unsigned mmu_asks(mmu *m, uint64_t va, unsigned kind, uint64_t *pa, int *status) {
+    return PT_UNLIKELY(m->behind) ? mmu_request(m, va, kind, pa, status) : mmu_access(m, va, kind, pa, status);
 }
 #endif

@@ -8,9 +8,11 @@ from ptcore.table.page_table cimport PageTable
 
 cdef extern from "mmu.h" nogil:
     enum:
+        MMU_DEVICE
         MMU_WALK
         MMU_FAULT
         MMU_MAX_WALKERS
+        MMU_MAX_ITEMS
 
     ctypedef struct mmu_counts:
         uint64_t accesses
@@ -25,6 +27,9 @@ cdef extern from "mmu.h" nogil:
         uint64_t cycles
         uint64_t waited
         uint64_t end
+        uint64_t device_hits
+        uint64_t context_hits
+        uint64_t context_references
 
     ctypedef struct mmu_context:
         const pt_space *stage1[2]
@@ -52,26 +57,40 @@ cdef extern from "mmu.h" nogil:
         uint64_t issue_cycles
         uint8_t fault_stage
         mmu_counts counts
+        tlb *device
+        tlb *contexts
+        uint64_t device_space
+        uint64_t context_key
+        uint64_t item_at[8]
+        uint8_t behind
+        uint8_t awaits
+        uint8_t device_items
+        uint8_t process_items
+        mmu_context next
 
     void mmu_choose_walks(mmu_context *c)
     uint64_t mmu_reference(mmu *m, uint64_t at)
-    unsigned mmu_access(mmu *m, uint64_t va, unsigned kind, uint64_t *pa, int *status)
+    unsigned mmu_asks(mmu *m, uint64_t va, unsigned kind, uint64_t *pa, int *status)
 
 
 cdef class Mmu:
     cdef mmu c
-    cdef readonly object space
-    cdef readonly PageTable table
+    cdef object translates_by
     cdef readonly Tlb tlb
     cdef readonly WalkCache walk_cache
     cdef readonly WalkCache guest_cache
     cdef readonly WalkCache host_cache
     cdef readonly Tlb ipa_tlb
     cdef readonly Tlb line_cache
+    cdef readonly Tlb device_tlb
+    cdef readonly Tlb context_cache
     cdef readonly bint wants_marks
+    cdef dict seen
+    cdef object to_come
 
     cdef mmu_context context(self, space, asid, vmid) except *
-    cdef int take(self, space, asid, vmid) except -1
+    cdef int arrive(self) except -1
+    cdef int prepare(self, space, asid, vmid, mmu_context *made) except -1
     cdef int bind(self, tuple parts, const mmu_context *made) except -1
 
 

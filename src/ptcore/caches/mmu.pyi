@@ -14,8 +14,10 @@ from ptcore.table.address_space import AddressSpace
 from ptcore.table.nested import Nested
 from ptcore.table.page_table import PageTable
 
+DEVICE: int
 FAULT: int
 KINDS: dict[str, int]
+MAX_ITEMS: int
 MAX_WALKERS: int
 WALK: int
 
@@ -39,6 +41,10 @@ class Counts:
     one. `walk_cycles`: of all references; `waited_cycles`: what walks waited for a free walker;
     `cycles`: what all accesses take at least, one issued every `issue_cycles`, with as many walkers
     as there are.
+
+    Behind an IOMMU: `device_hits`, what the device's own TLB served; `context_hits` and
+    `context_references`, how often a context was known, and items read to learn one (in
+    `references` too).
     """
 
     accesses: int
@@ -53,6 +59,9 @@ class Counts:
     walk_cycles: int = 0
     waited_cycles: int = 0
     cycles: int = 0
+    device_hits: int = 0
+    context_hits: int = 0
+    context_references: int = 0
 
 @final
 class Mmu:
@@ -112,6 +121,54 @@ class Mmu:
         Raises as the constructor, before anything changed.
         """
 
+    def put_behind(
+        self,
+        contexts: Tlb | None,
+        key: int,
+        device_items: Sequence[int],
+        process_items: Sequence[int] = (),
+        *,
+        device_tlb: Tlb | None = None,
+        device_asid: int = 0,
+    ) -> None:
+        """Make this the way of a device (or of one of its processes) through an IOMMU.
+
+        `contexts`: a cache of what the items say, under `key`; `device_items`: their physical addresses,
+        read on a miss; `process_items`: those that the second stage translates, where there is one.
+        `device_tlb`: the device's own (ATS), its entries tagged `device_asid` alone. Raises FormatError for
+        more than MAX_ITEMS items.
+        """
+
+    def replace(
+        self,
+        space: PageTable | Nested | AddressSpace,
+        asid: int | None = None,
+        *,
+        vmid: int | None = None,
+    ) -> None:
+        """Say in memory that the device translates by `space`: in effect once no context is cached.
+
+        Raises as the constructor, before anything changed.
+        """
+
+    @property
+    def awaited(self) -> PageTable | Nested | AddressSpace | None:
+        """What a replacement will put into effect, None if nothing waits."""
+    @property
+    def spaces(self) -> dict[tuple[int, int], PageTable | Nested | AddressSpace]:
+        """What it translated by, the last one of each (asid, vmid)."""
+    @property
+    def context_cache(self) -> Tlb | None:
+        """The cache of contexts of the IOMMU in the way."""
+    @property
+    def context_key(self) -> int:
+        """This context's key in it."""
+    @property
+    def device_asid(self) -> int:
+        """The tag of its translations in the device's own TLB."""
+    @property
+    def device_tlb(self) -> Tlb | None:
+        """The device's own TLB."""
     @property
     def space(self) -> PageTable | Nested | AddressSpace:
         """What the CPU translates by."""

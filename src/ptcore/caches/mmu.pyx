@@ -16,9 +16,11 @@ from ptcore.table.address_space import AddressSpace
 from ptcore.table.nested import Nested
 from ptcore.units import ALL_ONES
 
+DEVICE = MMU_DEVICE
 WALK = MMU_WALK
 FAULT = MMU_FAULT
 MAX_WALKERS = MMU_MAX_WALKERS
+MAX_ITEMS = MMU_MAX_ITEMS
 cdef unsigned USER = 8
 
 
@@ -44,6 +46,9 @@ class Counts:
     walk_cycles: int = 0
     waited_cycles: int = 0
     cycles: int = 0
+    device_hits: int = 0
+    context_hits: int = 0
+    context_references: int = 0
 
 
 cdef unsigned need_of(kind, bint user) except? 0xFFFF:
@@ -116,7 +121,8 @@ cdef class Mmu:
         self.c.cycles[n] = memory_cycles
         self.c.walkers = walkers
         self.c.issue_cycles = issue_cycles
-        self.take(space, asid, vmid)
+        self.seen = {}
+        self.switch(space, asid, vmid=vmid)
 
     cdef mmu_context context(self, space, asid, vmid) except *:
         cdef mmu_context made
@@ -162,17 +168,68 @@ cdef class Mmu:
             self.host_cache.bind(&table.own_format, made.guest, (table.memory, int(table.space.root), 0))
         return 0
 
-    cdef int take(self, space, asid, vmid) except -1:
-        cdef mmu_context made = self.context(space, asid, vmid)
-        parts = _stages(space)
-        self.bind(parts, &made)
-        self.c.now = made
-        self.space = space
-        self.table = parts[0][0]
-        return 0
+    cdef int prepare(self, space, asid, vmid, mmu_context *made) except -1:
+        made[0] = self.context(space, asid, vmid)
+        return self.bind(_stages(space), made)
 
     def switch(self, space, asid=None, *, vmid=None):
-        self.take(space, asid, vmid)
+        cdef mmu_context made
+        self.prepare(space, asid, vmid, &made)
+        self.c.now = self.c.next = made
+        self.to_come = space
+        self.c.awaits = False
+        self.arrive()
+
+    def put_behind(self, contexts, key, device_items, process_items=(), *, device_tlb=None, device_asid=0):
+        cdef Tlb cache = contexts, own = device_tlb
+        items = (*device_items, *process_items)
+        if len(items) > MMU_MAX_ITEMS:
+            raise FormatError(f"a context is learnt from at most {MMU_MAX_ITEMS} items, not {len(items)}")
+        for n, at in enumerate(items):
+            self.c.item_at[n] = operator.index(at)
+        self.context_cache = cache
+        self.device_tlb = own
+        self.c.contexts = NULL if cache is None else &cache.c
+        self.c.device = NULL if own is None else &own.c
+        self.c.device_space = space_of(device_asid, 0)
+        self.c.context_key = operator.index(key)
+        self.c.device_items = len(device_items)
+        self.c.process_items = len(process_items)
+        self.c.behind = True
+
+    def replace(self, space, asid=None, *, vmid=None):
+        cdef mmu_context made
+        self.prepare(space, asid, vmid, &made)
+        self.arrive()
+        self.c.next = made
+        self.to_come = space
+        self.c.awaits = True
+
+    cdef int arrive(self) except -1:
+        """Take note of a replacement that accesses have put into effect."""
+        if self.to_come is not None and not self.c.awaits:
+            self.translates_by, self.to_come = self.to_come, None
+            self.seen[int(self.c.now.space & TLB_GLOBAL), int(self.c.now.guest >> 20)] = self.translates_by
+        return 0
+
+    @property
+    def space(self):
+        self.arrive()
+        return self.translates_by
+
+    @property
+    def awaited(self):
+        self.arrive()
+        return self.to_come
+
+    @property
+    def spaces(self):
+        self.arrive()
+        return dict(self.seen)
+
+    @property
+    def table(self):
+        return _stages(self.space)[0][0]
 
     def access(self, va, kind="r", user=False):
         cdef uint64_t pa
@@ -180,7 +237,7 @@ cdef class Mmu:
         number = operator.index(va)
         if not 0 <= number <= ALL_ONES:
             raise OutOfRange(f"{number:#x} is no 64-bit address")
-        code = mmu_access(&self.c, number, need_of(kind, user), &pa, &status)
+        code = mmu_asks(&self.c, number, need_of(kind, user), &pa, &status)
         if status == 0:
             return Outcome(code, Status.OK, int(pa))
         return Outcome(code, Status(status), None, self.c.fault_stage if self.c.now.stage2 != NULL else None)
@@ -198,7 +255,7 @@ cdef class Mmu:
         cdef int status
         with nogil:
             for n in range(<size_t>addresses.shape[0]):
-                out[n] = <uint8_t>mmu_access(&self.c, addresses[n], wanted[n] | extra, &pa, &status)
+                out[n] = <uint8_t>mmu_asks(&self.c, addresses[n], wanted[n] | extra, &pa, &status)
         return outcomes
 
     def access_span(self, first, count, stride, kind="r", user=False):
@@ -211,7 +268,7 @@ cdef class Mmu:
         start, times, step = number, many, distance
         with nogil:
             for n in range(times):
-                mmu_access(&self.c, start + n * step, need, &pa, &status)
+                mmu_asks(&self.c, start + n * step, need, &pa, &status)
         return self.c.counts.faults - faults
 
     def invalidate(self, first, last, *, structures=True):
@@ -230,6 +287,14 @@ cdef class Mmu:
         if self.ipa_tlb is not None:
             dropped += self.ipa_tlb.invalidate_all()
         return dropped
+
+    @property
+    def device_asid(self):
+        return int(self.c.device_space)
+
+    @property
+    def context_key(self):
+        return int(self.c.context_key)
 
     @property
     def asid(self):
@@ -265,6 +330,9 @@ cdef class Mmu:
             c.cycles,
             c.waited,
             max(c.accesses * self.c.issue_cycles, c.end),
+            c.device_hits,
+            c.context_hits,
+            c.context_references,
         )
 
 
@@ -298,7 +366,7 @@ def access_on(mmus, vas, kinds=None, cpus=None, user=False):
             of[n] = &one.c
         with nogil:
             for n in range(<size_t>addresses.shape[0]):
-                out[n] = <uint8_t>mmu_access(of[whose[n]], addresses[n], wanted[n] | extra, &pa, &status)
+                out[n] = <uint8_t>mmu_asks(of[whose[n]], addresses[n], wanted[n] | extra, &pa, &status)
     finally:
         free(of)
     return outcomes

@@ -108,6 +108,7 @@ typedef struct {
 typedef struct {
     uint64_t mask, value; /* of asid and vmid, for entries that are not global */
     uint8_t globals;      /* whether global entries of the vmid go too */
+    uint8_t tagged;       /* whether entries that are not global go */
     uint8_t larger_stay;  /* whether an entry that is not all within the addresses stays */
 } tlb_chosen;
 
@@ -423,7 +424,7 @@ PT_INLINE int tlb_meets(uint64_t page, uint64_t tag, uint64_t first, uint64_t la
 
 PT_INLINE int tlb_is_chosen(const tlb_chosen *c, uint64_t page, uint64_t tag, uint64_t first, uint64_t last) {
     int whose = tlb_is_global(tag) ? c->globals && !((tag ^ c->value) & c->mask & TLB_SPACE & ~TLB_GLOBAL)
-                                   : !((tag ^ c->value) & c->mask);
+                                   : c->tagged && !((tag ^ c->value) & c->mask);
     uint64_t start = page << tlb_lg2(tag);
     return whose && tlb_meets(page, tag, first, last) &&
            !(c->larger_stay && (start < first || start + (tlb_bytes(tag) - 1) > last));
@@ -477,7 +478,7 @@ static inline __attribute__((unused)) uint64_t tlb_invalidate_all(tlb *t, const 
             continue;
         for (uint32_t set = 0; set < a->sets; set++)
             dropped += tlb_sweep_set(a, set, 0, UINT64_MAX, c);
-        if (c->mask == 0 && c->globals) {
+        if (c->mask == 0 && c->globals && c->tagged) {
             a->seen = 0;
             t->stale = 1;
         }
@@ -511,7 +512,7 @@ static void tlb_evicted(tlb *t, unsigned level, uint64_t page, const tlb_entry *
     uint64_t va = page << tlb_lg2(gone->tag);
     tlb_entry piece;
     if (t->level[level].inclusion == TLB_INCLUSIVE) {
-        tlb_chosen same = {TLB_SPACE, gone->tag & TLB_SPACE, tlb_is_global(gone->tag), 0};
+        tlb_chosen same = {TLB_SPACE, gone->tag & TLB_SPACE, tlb_is_global(gone->tag), 1, 0};
         for (uint32_t n = 0; n < t->arrays && t->array[n].level < level; n++)
             for (uint32_t set = 0; set < t->array[n].sets; set++)
                 tlb_sweep_set(&t->array[n], set, va, va + (tlb_bytes(gone->tag) - 1), &same);
@@ -535,7 +536,7 @@ static inline __attribute__((unused)) void tlb_switch(tlb *t, uint64_t space) {
         while (at < l->known && l->space[at] != space)
             at++;
         if (at == l->known && l->known == l->live) {
-            tlb_chosen oldest = {TLB_SPACE, l->space[--at], 0, 0};
+            tlb_chosen oldest = {TLB_SPACE, l->space[--at], 0, 1, 0};
             tlb_invalidate_all(t, &oldest, n);
         } else if (at == l->known) {
             l->known++;

@@ -55,6 +55,7 @@ cdef extern from "tlb.h" nogil:
         uint64_t mask
         uint64_t value
         uint8_t globals
+        uint8_t tagged
         uint8_t larger_stay
 
     uint64_t tlb_space(uint32_t asid, uint32_t vmid)
@@ -81,4 +82,4 @@ cdef class Tlb:
 
 
 cdef uint64_t space_of(asid, vmid) except? 0xFFFF_FFFF_FFFF_FFFF
-cdef tlb_chosen chosen(asid, vmid, bint with_global, bint larger_stay) except *
+cdef tlb_chosen chosen(asid, vmid, bint with_global, bint larger_stay, bint tagged=*) except *

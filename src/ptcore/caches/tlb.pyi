@@ -96,16 +96,17 @@ class Tlb:
         last: int,
         asid: int | None = None,
         *,
-        with_global: bool = False,
+        with_global: bool | None = None,
         vmid: int | None = None,
+        tagged: bool = True,
         larger_stay: bool = False,
     ) -> int:
         """Drop what meets [first, last]; return how many entries went.
 
-        `asid`: only that one's entries, and global ones if `with_global`; None: whatever the asid.
-        `vmid`: only that one's, global ones too; None: every one's. `larger_stay`: an entry that is
-        not wholly within the addresses stays (as AMD's IOMMU has it); else it goes (as VT-d and
-        CPUs have it).
+        `asid`: only that one's entries; None: whatever the asid. `with_global`: global ones too, by
+        default where no asid is given. `tagged`: entries that are not global. `vmid`: only that one's,
+        global ones too; None: every one's. `larger_stay`: an entry that is not wholly within the
+        addresses stays (as AMD's IOMMU has it); else it goes (as VT-d and CPUs have it).
         """
 
     def invalidate_all(

@@ -57,12 +57,13 @@ cdef uint64_t space_of(asid, vmid) except? 0xFFFF_FFFF_FFFF_FFFF:
     return tlb_space(asid, vmid)
 
 
-cdef tlb_chosen chosen(asid, vmid, bint with_global, bint larger_stay) except *:
+cdef tlb_chosen chosen(asid, vmid, bint with_global, bint larger_stay, bint tagged=True) except *:
     cdef tlb_chosen c
     c.value = space_of(0 if asid is None else asid, 0 if vmid is None else vmid)
     c.mask = (0 if asid is None else TLB_GLOBAL) | (0 if vmid is None else TLB_SPACE & ~TLB_GLOBAL)
     c.globals = with_global
     c.larger_stay = larger_stay
+    c.tagged = tagged
     return c
 
 
@@ -267,9 +268,12 @@ cdef class Tlb:
                     tlb_refill(&self.c, &entry, addresses[n], side, TLB_MAX_LEVELS)
         return outcomes
 
-    def invalidate(self, first, last, asid=None, *, with_global=False, vmid=None, larger_stay=False):
+    def invalidate(
+        self, first, last, asid=None, *, with_global=None, vmid=None, tagged=True, larger_stay=False
+    ):
         cdef uint64_t low = as_va(first), high = as_va(last)
-        cdef tlb_chosen which = chosen(asid, vmid, asid is None or with_global, larger_stay)
+        cdef bint globals_too = asid is None if with_global is None else with_global
+        cdef tlb_chosen which = chosen(asid, vmid, globals_too, larger_stay, tagged)
         if low > high:
             raise OutOfRange(f"first {first:#x} comes after last {last:#x}")
         return tlb_invalidate(&self.c, low, high, &which)

@@ -11,6 +11,7 @@ import pytest
 from ptcore import PageTable, PhysicalMemory
 from ptcore.caches import Mmu, Tlb, TlbArray, TlbLevel, WalkCache
 from ptcore.caches import invalidation as inv
+from ptcore.caches.oracle import Oracle, stale
 from ptcore.errors import FormatError, MapError, OutOfRange
 from ptcore.table.owed import Owed
 
@@ -147,17 +148,18 @@ def edit(rng: random.Random, mmu: Mmu) -> Owed | None:
 def test_what_an_edit_owes_is_enough_and_all_of_it_is_needed(vendor: str, seed: int) -> None:
     rng = random.Random(f"{vendor} {seed}")
     mmu = cpu(VENDORS[vendor])
+    oracle = Oracle(mmu)
     seen = Counter[str]()
     for _ in range(400):
         pages = [rng.randrange(4) * 512 + rng.randrange(4) for _ in range(12)]
         mmu.access_many([page << 12 for page in pages], rng.choice("rw"))
-        assert inv.stale(mmu) == []
+        assert stale(mmu) == []
         owed = edit(rng, mmu)
         if owed is None:
             seen["refused"] += 1
-            assert inv.stale(mmu) == []
+            assert stale(mmu) == []
             continue
-        found = inv.stale(mmu)
+        found = stale(mmu)
         # Every stale translation lies in what is owed: nothing was forgotten.
         for entry in found:
             last = entry.va + entry.page_size - 1
@@ -165,10 +167,10 @@ def test_what_an_edit_owes_is_enough_and_all_of_it_is_needed(vendor: str, seed: 
             assert met or (entry.level is None and owed.tables), (entry, owed)
         seen["stale before payment"] += bool(found)
         seen["a table taken out"] += any(entry.level is None for entry in found)
-        before = mmu.tlb.entries()
+        before = oracle.entries()
         seen["commands"] += len(inv.pay(owed, mmu, vendor))
-        assert inv.stale(mmu) == [], (vendor, found, owed)
-        seen["dropped for nothing"] += len(inv.dropped_for_nothing(before, mmu))
+        assert stale(mmu) == [], (vendor, found, owed)
+        seen["dropped for nothing"] += len(oracle.dropped_for_nothing(before))
     # Unpaid, these would have been wrong: the oracle sees a missing invalidation.
     assert seen["stale before payment"] > 30, seen
     assert seen["a table taken out"] > 2, seen
@@ -181,20 +183,22 @@ def test_an_invalidation_that_is_left_out_is_caught_with_its_rule() -> None:
     mmu.access_many(np.array([0, 2 * M], dtype=np.uint64))
     mmu.table.protect(0, "2M", "r")
     mmu.table.unmap(2 * M, "2M")
-    rules = {entry.va: entry.rule for entry in inv.stale(mmu) if entry.level == 1}
+    rules = {entry.va: entry.rule for entry in stale(mmu) if entry.level == 1}
     assert rules == {
         0: "it has rights that were taken away",
         2 * M: "not all of it is mapped any more",
     }
     mmu.table.map(2 * M, 8 * M, "2M", "rw")
-    assert {e.rule for e in inv.stale(mmu) if e.va == 2 * M} == {"it is mapped elsewhere now"}
+    assert {e.rule for e in stale(mmu) if e.va == 2 * M} == {"it is mapped elsewhere now"}
     inv.apply(inv.command("x86", "invlpg"), mmu, 0)
-    assert {entry.va for entry in inv.stale(mmu)} == {2 * M}
+    assert {entry.va for entry in stale(mmu)} == {2 * M}
 
 
 def test_what_is_dropped_for_nothing_is_counted() -> None:
     mmu = filled()
-    before = mmu.tlb.entries()
+    oracle = Oracle(mmu)
+    before = [entry for entry in oracle.entries() if entry.asid != 4]
     inv.apply(inv.command("x86", "cr4_pge"), mmu)
-    lost = inv.dropped_for_nothing(before[before["asid"] != 4], mmu)
-    assert {int(row["va"]) for row in lost} == {0x1000, 0x2000}
+    lost = oracle.dropped_for_nothing(before)
+    assert {entry.va for entry in lost if entry.cache == "tlb"} == {0x1000, 0x2000}
+    assert {entry.cache for entry in lost} == {"tlb", "walk_cache"}

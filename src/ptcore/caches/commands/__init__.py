@@ -39,7 +39,7 @@ FLAGS = ("every_space", "globals_", "tagged", "every_guest")
 # Which scope a command has that a payment names as its whole, page or range command.
 SCOPE_OF_PAYMENT = {"whole": "all", "page": "page", "range": "range", "range_of_leaves": "range"}
 # Payments beside the first stage's, each with lists of commands that are carried out in order.
-OTHER_PAYMENTS = ("second_stage", "process")
+OTHER_PAYMENTS = ("second_stage", "process", "device")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +134,10 @@ class Vendor:
     """The commands of one vendor, and which of them pay for an edit.
 
     `payment`: `whole` for everything; `page` or `range` (with `range_of_leaves` where no table was taken out)
-    for up to `most_pages` pages; `rule` says why so. Its tables `second_stage` and `process` are of the same
-    form, for edits of a second stage and of an IOMMU's tables of one process, but with lists: commands that
-    are carried out in order, of which the first takes the addresses. `agent`: cpu, guest (what a hypervisor
+    for up to `most_pages` pages; `rule` says why so. Its tables `second_stage`, `process` and `device` are of
+    the same form, for edits of a second stage, of an IOMMU's tables of one process, and for devices with TLBs
+    of their own (after the others), but with lists: commands that are carried out in order, of which the
+    first takes the addresses. `agent`: cpu, guest (what a hypervisor
     uses) or device (an IOMMU). `formats`: names or shell-style patterns of the formats that it walks.
     """
 
