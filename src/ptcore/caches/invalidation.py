@@ -25,6 +25,7 @@ from ptcore.caches.commands import (
 from ptcore.caches.iommu import keys_of_device
 from ptcore.caches.mmu import Mmu
 from ptcore.errors import FormatError, OutOfRange
+from ptcore.table import PageTable
 from ptcore.table.owed import Owed
 from ptcore.units import ALL_ONES, Span
 
@@ -55,6 +56,9 @@ def apply(wanted: Command, mmu: Mmu, first: int = 0, last: int | None = None) ->
         raise OutOfRange(f"{wanted.name} is about a range: it needs its last address")
     low = 0 if wanted.scope in ("all", "none") else first
     high = {"page": first, "range": last}.get(wanted.scope, ALL_ONES) or 0
+    if wanted.scope == "page" and wanted.larger == "keep":  # what is no larger than a page goes
+        granule = 1 << _edited(mmu, "second" if wanted.stage == 2 else "first").format.granule_lg2
+        low, high = first // granule * granule, first // granule * granule + granule - 1
     kinds = {
         "combined": _drop_combined,
         "guest_physical": _drop_second_stage,
@@ -135,16 +139,22 @@ def payment(owed: Owed, mmu: Mmu, vendor_name: str, stage: str = "first") -> lis
     """
     chosen = vendor(vendor_name)
     plans = [_plan(chosen, stage)]
-    if mmu.device_tlb is not None and "device" in chosen.payment:
+    whole = plans[0]["whole"]
+    last = chosen.commands[whole if isinstance(whole, str) else whole[-1]]
+    if mmu.device_tlb is not None and "device" in chosen.payment and "device" not in last.drops:
         plans.append(chosen.payment["device"])
-    table = mmu.table if stage != "second" or mmu.second_stage is None else mmu.second_stage
-    granule_lg2 = table.format.granule_lg2
+    table = _edited(mmu, stage)
     return [
         issue
         for plan in plans
         for span in _spans(owed)
-        for issue in _issues(span, chosen, plan, owed.structures, granule_lg2)
+        for issue in _issues(span, chosen, plan, owed.structures, table)
     ]
+
+
+def _edited(mmu: Mmu, stage: str) -> PageTable:
+    second = mmu.second_stage
+    return mmu.table if stage != "second" or second is None else second
 
 
 def pay(
@@ -189,7 +199,7 @@ def _spans(owed: Owed) -> Iterable[Span]:
 
 
 def _issues(
-    span: Span, chosen: Vendor, plan: Mapping[str, Any], structures: bool, granule_lg2: int
+    span: Span, chosen: Vendor, plan: Mapping[str, Any], structures: bool, table: PageTable
 ) -> Iterator[Issue]:
     """Yield the commands for one span: those of a list after the first take no addresses."""
 
@@ -197,6 +207,7 @@ def _issues(
         names = plan.get(key, [])
         return [chosen.commands[n] for n in ([names] if isinstance(names, str) else names)]
 
+    granule_lg2 = table.format.granule_lg2
     pages = (span.size + (1 << granule_lg2) - 1) >> granule_lg2
     few = pages <= plan["most_pages"]
     paged = named("page")
@@ -206,7 +217,7 @@ def _issues(
             first = start << granule_lg2
             yield Issue(ranged[0], first, first + (count << granule_lg2) - 1)
         rest = ranged[1:]
-    elif few and paged and (paged[0].structures != "none" or not structures):
+    elif few and paged and _reaches(paged[0], span, structures, table):
         for at in range(span.start, span.last + 1, 1 << granule_lg2):
             yield Issue(paged[0], at, at)
         rest = paged[1:]
@@ -214,6 +225,15 @@ def _issues(
         rest = named("whole")
     for wanted in rest:
         yield Issue(wanted, 0, ALL_ONES)
+
+
+def _reaches(wanted: Command, span: Span, structures: bool, table: PageTable) -> bool:
+    """Whether commands page by page drop all that a span may have cached: tables, and larger pages."""
+    if structures and wanted.structures == "none":
+        return False
+    larger = [size for size in table.format.page_sizes if size >> table.format.granule_lg2 > 1]
+    held = any(-(-span.start // size) * size + size - 1 <= span.last for size in larger)
+    return wanted.larger != "keep" or not held
 
 
 def _ranges(wanted: Command, first: int, pages: int) -> Iterator[tuple[int, int]]:

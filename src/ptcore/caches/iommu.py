@@ -1,7 +1,7 @@
 """An IOMMU: devices and their processes share its caches; each has tables, and perhaps a TLB of its own.
 
-What says by which tables a device translates are tables too (device, context, process tables): their items are
-read on the way, and cached. Which items those are is data: `context_tables.toml`.
+What says by which tables a device translates are tables too (device, context, process tables): their items
+are read on the way, and cached. Which items those are is data: `context_tables.toml`.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def keys_of_device(key: int) -> Span:
 
 @dataclass(frozen=True, slots=True)
 class ContextTable:
-    """One table on the way to a context: its item is `item_bytes` long, its index the device's or the process's
-    number from bit `shift` up."""
+    """One table on the way to a context: its item is `item_bytes` long, its index the number of the device
+    or the process from bit `shift` up."""
 
     name: str
     item_bytes: int
@@ -74,7 +74,8 @@ def _declared() -> Mapping[str, ContextTables]:
     found = {}
     for name, one in tomllib.loads(text).items():
         device, process = (
-            tuple(ContextTable(**table) for table in one.get(part, ())) for part in ("device", "process")
+            tuple(ContextTable(**table) for table in one.get(part, ()))
+            for part in ("device", "process")
         )
         behind = one.get("process_behind", False)
         found[name] = ContextTables(name, one["title"], device, process, behind, one["source"])
@@ -155,7 +156,9 @@ class Iommu:
         first of its contexts. Raises OutOfRange for numbers, and what Mmu raises for a space.
         """
         if not 0 <= device < 1 << 24 or not 0 <= process < 1 << PROCESS_LG2:
-            raise OutOfRange(f"device {device} or process {process} is out of range: 24 and 20 bits")
+            raise OutOfRange(
+                f"device {device} or process {process} is out of range: 24 and 20 bits"
+            )
         known = self._contexts.get((device, process))
         if known is not None:
             known.replace(space, process, vmid=domain)

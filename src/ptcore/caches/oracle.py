@@ -1,7 +1,7 @@
-"""The oracle of invalidations: which cached translation is stale, where, since when, and what went for nothing.
+"""The oracle of invalidations: which cached translation is stale, where, since when, and what need not go.
 
-It compares what every cache of some CPUs or devices holds with what the tables in memory say, entry by entry. It
-shares no code with walks, TLBs or commands: the tables are listed, not walked by an Mmu. For tests, not for runs.
+It compares what every cache of some CPUs or devices holds with what the tables in memory say, entry by entry.
+It shares no code with TLBs or commands: the tables are listed, not walked by an Mmu. For tests, not for runs.
 """
 
 from __future__ import annotations
@@ -191,9 +191,7 @@ def _of_tlb(name: str, cache: Tlb, numbers: tuple[int, ...]) -> Iterator[_Entry]
 
 def _stale(e: _Entry, rule: str, since: int | str | None) -> Stale:
     level = e.level if e.cache.endswith("tlb") else None
-    return Stale(
-        level, e.va, e.page_size, e.pa, rule, e.cache, e.asid, e.vmid, e.agents, since
-    )
+    return Stale(level, e.va, e.page_size, e.pa, rule, e.cache, e.asid, e.vmid, e.agents, since)
 
 
 def _rows(space: Space, first: int, last: int) -> Iterable[Mapping[str, Any]]:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from ptcore import PageTable, PhysicalMemory, formats
 from ptcore.caches import Mmu, Tlb, TlbArray, TlbLevel, WalkCache
 from ptcore.caches import invalidation as inv
-from ptcore.caches.oracle import stale as oracle_stale
 from ptcore.caches.commands import Command, declared_vendor
+from ptcore.caches.oracle import stale as oracle_stale
 from ptcore.errors import FormatError, MapError, OutOfRange
 
 ALL_VENDORS = (

@@ -1,4 +1,4 @@
-"""Devices behind an IOMMU: what is read to learn their tables, what each cache saves, and who must be told."""
+"""Devices behind an IOMMU: what is read to learn their tables, what caches save, and who must be told."""
 
 from __future__ import annotations
 
@@ -102,7 +102,12 @@ def test_a_devices_own_tlb_serves_without_the_iommu_and_needs_its_own_invalidati
     # Only the IOTLB: the device goes on.
     inv.apply(inv.command("vtd", "iotlb_domain"), context)
     (left,) = oracle.look("later")
-    assert (left.cache, left.va, left.pa, left.since) == ("device_tlb", 0x1000, 0x10_1000, "unmapped")
+    assert (left.cache, left.va, left.pa, left.since) == (
+        "device_tlb",
+        0x1000,
+        0x10_1000,
+        "unmapped",
+    )
     assert iommu.access(1, 0x1000).code == DEVICE
     issued = inv.pay(owed, iommu.contexts, "vtd")
     assert {issue.command.name for issue in issued} == {"iotlb_pages_leaf", "device_tlb_pages"}
