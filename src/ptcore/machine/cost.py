@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ptcore.machine.events import Event
 from ptcore.machine.ledger import Ledger
@@ -32,6 +36,14 @@ _HANSEN = (
 _GENERIC_PT = (
     "J. Gunthorpe, 'Consolidate iommu page table implementations' v4, 2025: AMDv2 (x86-64) map"
 )
+_BROADCAST = (
+    "R. van Riel, 'AMD broadcast TLB invalidation', 2024 (lkml.iu.edu/2412.2/08821): will-it-scale "
+    "tlb_flush2, 1157 thousand loops a second: a whole loop takes 864 ns"
+)
+_MOLNAR = (
+    "I. Molnar, 2015, on flushing while batching (the 33-page ceiling's discussion): a full CR3 "
+    "flush takes 96 cycles"
+)
 _INSTLATX64 = "InstLatx64, GenuineIntel0050654_SkylakeX2_NewMemLat.txt"
 
 DEFAULT_CONSTANTS = _table(
@@ -46,6 +58,8 @@ DEFAULT_CONSTANTS = _table(
         "a shootdown takes microseconds; taken as 1000 ns per interrupted CPU",
         "x4: an order of magnitude, not a measurement",
     ),
+    Constant("broadcast", 864, "ns", f"{_BROADCAST}; taken for one broadcast", "an upper bound"),
+    Constant("switch", 96, "cycles", f"{_MOLNAR}; taken for a switch of roots", "x2"),
     Constant(
         "edit_call", 55, "ns", f"{_GENERIC_PT} of one 4 KiB page, 56 ns less one entry", "x1.5"
     ),
@@ -107,14 +121,18 @@ def price(
     """Return what the events of `ledger` cost, from `first_row` on. Pure; O(rows)."""
     totals = ledger.totals(first_row)
     rows = ledger.rows()[first_row:]
-    invalidations = rows[rows["event"] == Event.INVALIDATED]
-    on_cpus = [(len(ledger.cpu_set(int(r["cpus"]))), int(r["count"])) for r in invalidations]
+    on_cpus = [
+        (_executing(ledger, rows, n), int(rows["count"][n]))
+        for n in np.flatnonzero(rows["event"] == Event.INVALIDATED)
+    ]
     edits = totals[Event.MAPPED][0] + totals[Event.UNMAPPED][0]
     work = (
         ("invalidate_all", sum(cpus for cpus, pages in on_cpus if not pages)),
         ("invalidate_call", sum(cpus for cpus, pages in on_cpus if pages)),
         ("invalidate_page", sum(cpus * pages for cpus, pages in on_cpus)),
         ("interrupt", totals[Event.INTERRUPTED][1]),
+        ("broadcast", totals[Event.BROADCAST][0]),
+        ("switch", totals[Event.SWITCHED][0]),
         ("edit_call", edits),
         ("entry", totals[Event.ENTRIES_WRITTEN][1]),
         ("table", totals[Event.TABLES_ALLOCATED][1] >> 12),
@@ -129,6 +147,13 @@ def price(
     return Price(
         tuple(lines), sum(line.cycles for line in lines), operations, tuple(constants.values())
     )
+
+
+def _executing(ledger: Ledger, rows: npt.NDArray[Any], n: int) -> int:
+    """Return how many CPUs executed an invalidation: of a broadcast, which follows it, only one."""
+    if n + 1 < len(rows) and rows["event"][n + 1] == Event.BROADCAST:
+        return 1
+    return len(ledger.cpu_set(int(rows["cpus"][n])))
 
 
 def _cycles(constant: Constant, constants: Mapping[str, Constant]) -> float:

@@ -52,3 +52,9 @@ class Event(IntEnum):
     """A page had a ready mapping. count."""
     CACHE_MISS = 22
     """A page had none and got one. count."""
+    ACKNOWLEDGED = 23
+    """`cpu` waited until count CPUs (`cpus`) had answered its interrupt."""
+    BROADCAST = 24
+    """`cpu` told all other CPUs (`cpus`) with count broadcast commands, and waited for their end."""
+    SWITCHED = 25
+    """`cpu` turned to another process. count = 1 where what it had cached of it had to go, else 0."""
