@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -125,7 +126,7 @@ class Iommu:
         if context_entries:
             array = TlbArray(context_entries, context_entries, (str(1 << KEY_LG2),))
             self.context_cache = Tlb((TlbLevel("contexts", (array,)),))
-        self._caches = {
+        self._caches: dict[str, Any] = {
             "walk_cache": walk_cache,
             "guest_cache": guest_cache,
             "host_cache": host_cache,
@@ -252,7 +253,7 @@ def _items(tables: Iterable[ContextTable], at: int, number: int) -> list[int]:
 def _sum(counts: Sequence[Counts]) -> Counts:
     if not counts:
         return Counts(0, (), 0, 0, 0)
-    totals = {}
+    totals: dict[str, Any] = {}
     for field in fields(Counts):
         values = [getattr(one, field.name) for one in counts]
         if isinstance(values[0], tuple):

@@ -10,8 +10,9 @@ from ptcore.caches import Preset, preset, preset_names
 from ptcore.cli import show
 from ptcore.cli.ends import says_errors
 from ptcore.cli.progress import progress_bar
+from ptcore.errors import FormatError
 from ptcore.study import translation
-from ptcore.study.translation import Phase, Source, Sweep, Translation
+from ptcore.study.translation import Image, Phase, Source, Sweep, Translation
 from ptcore.units import format_size
 from ptcore.workloads.accesses import convert as convert_trace
 
@@ -73,7 +74,21 @@ def show_translations(title: str, results: tuple[Translation, ...]) -> None:
     "--cpu", "cpus", multiple=True, default=("skylake_sp",), help="A preset or a TOML file."
 )
 @click.option(
-    "--pages", default="thp", help="4k, 2m, 1g, thp or thp:N (N touched pages make a 2M page)."
+    "--pages",
+    default="thp",
+    help="4k, 2m, 1g, thp or thp:N (N touched pages make a 2M page), or a file: /proc/PID/maps or smaps, "
+    "or a table with the columns va and size.",
+)
+@click.option(
+    "--image",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A guest's memory: its own tables.",
+)
+@click.option("--root", help="Where the tables of --image begin, in Python's notation.")
+@click.option(
+    "--registers",
+    type=click.Path(exists=True, dir_okay=False),
+    help='JSON that says where: {"architecture": "x86_64", "cr3": ..., ...}.',
 )
 @click.option("--phases", default=4, show_default=True, help="Parts of equal length to report on.")
 @click.option(
@@ -89,6 +104,9 @@ def tlb_command(
     trace: str,
     cpus: tuple[str, ...],
     pages: str,
+    image: str | None,
+    root: str | None,
+    registers: str | None,
     phases: int,
     swept: str | None,
     form: str,
@@ -100,24 +118,48 @@ def tlb_command(
     """Run the accesses of TRACE through the TLBs of CPUs; see docs/recording-accesses.md for traces."""
     source = Source(trace, trace_form, skip_bad, data_only)
     chosen = translation.cpus_named(cpus)
+    guest = _image(image, root, registers)
     with progress_bar("ptcore tlb") as move:
         if swept:
             wanted = Sweep.parse(swept)
             results = translation.sweep(
-                source, chosen, wanted, pages=pages, form=form, progress=move
+                source, chosen, wanted, pages=pages, form=form, image=guest, progress=move
             )
         else:
             results = translation.simulate(
-                source, chosen, pages=pages, phases=phases, form=form, progress=move
+                source,
+                chosen,
+                pages=pages,
+                phases=phases,
+                form=form,
+                image=guest,
+                progress=move,
             )
     if json_:
         show.as_json({"trace": trace, "results": [found.to_dict() for found in results]})
         return
-    show_translations(f"{trace}: tables made with --pages {pages}", results)
-    show.note(
-        "Modelled: the trace has no page tables; these map what it touches. cycles/access is what a "
-        "source gives for lower hits and walks, beyond a hit in the first level ('-': no source)."
+    made = f"made with --pages {pages}" if guest is None else f"of {image}"
+    show_translations(f"{trace}: tables {made}", results)
+    modelled = (
+        "Modelled: the trace has no page tables; these map what it touches. "
+        if guest is None
+        else ""
     )
+    show.note(
+        f"{modelled}cycles/access is what a source gives for lower hits and walks, beyond a hit in the first "
+        "level ('-': no source)."
+    )
+
+
+def _image(image: str | None, root: str | None, registers: str | None) -> Image | None:
+    if image is None:
+        if root or registers:
+            raise FormatError("--root and --registers say where the tables of an --image begin")
+        return None
+    try:
+        return Image(image, None if root is None else int(root, 0), registers)
+    except ValueError:
+        raise FormatError(f"--root {root!r} is no number") from None
 
 
 def _drawn(found: Preset) -> list[list[object]]:

@@ -122,7 +122,7 @@ def price(
     totals = ledger.totals(first_row)
     rows = ledger.rows()[first_row:]
     on_cpus = [
-        (_executing(ledger, rows, n), int(rows["count"][n]))
+        (_executing(ledger, rows, int(n)), int(rows["count"][n]))
         for n in np.flatnonzero(rows["event"] == Event.INVALIDATED)
     ]
     edits = totals[Event.MAPPED][0] + totals[Event.UNMAPPED][0]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,14 @@ import numpy.typing as npt
 
 from ptcore import formats
 from ptcore.caches import Mmu, Preset, Tlb, TlbLevel, WalkCache, preset
-from ptcore.errors import FormatError, OutOfRange
+from ptcore.errors import AddressError, FormatError, OutOfRange
 from ptcore.formats import Format
 from ptcore.memory import PhysicalMemory
+from ptcore.study import page_sources
+from ptcore.study.page_sources import Image
 from ptcore.table import PageTable
+from ptcore.table.address_space import AddressSpace
+from ptcore.table.nested import Nested
 from ptcore.units import format_size, parse_size
 from ptcore.workloads.accesses import Accesses, AccessKind, open_accesses
 
@@ -75,10 +80,12 @@ def footprint(source: Source, granule_lg2: int) -> Footprint:
 
 @dataclass(frozen=True)
 class Mapping:
-    """Tables made from a footprint: `regions` holds, per page size in bytes, the numbers of its pages."""
+    """Tables, made from a footprint or a guest's own. `regions`: the numbers of the pages of each size in
+    bytes."""
 
-    table: PageTable
+    space: PageTable | Nested | AddressSpace
     policy: str
+    format: Format
     regions: dict[int, Numbers]
 
     def sizes_of(self, vas: Numbers) -> npt.NDArray[np.uint8]:
@@ -96,9 +103,11 @@ class Mapping:
 def map_footprint(touched: Footprint, policy: str, fmt: Format) -> Mapping:
     """Map what a trace touches with pages of one size ("4k", "2m", "1g"), or mixed ("thp", "thp:N").
 
-    `thp:N` maps a region with one page of the second size where at least N of its small pages are touched,
-    else with small ones; `thp` is thp:64. Raises FormatError for a size that the format lacks, NotCanonical
-    for addresses that it does not translate, NoFrame for tables of more than 4G.
+    `thp:N` maps a region with one page of the second size where at least N of its small pages are
+    touched, else with small ones; `thp` is thp:64. Any other policy is the path of a file that says
+    what is mapped (page_sources.read_regions): what it does not map will fault. Raises FormatError
+    for a size that the format lacks, NotCanonical for addresses that it does not translate, NoFrame
+    for tables of more than 4G.
     """
     sizes = fmt.page_sizes
     least = re.fullmatch(r"thp(?::(\d+))?", policy.lower())
@@ -110,8 +119,10 @@ def map_footprint(touched: Footprint, policy: str, fmt: Format) -> Mapping:
         huge = numbers[counts >= int(least[1] or THP_LEAST)]
         regions[small] = touched.pages[~np.isin(touched.pages >> ratio, huge)]
         regions[large] = huge
+    elif Path(policy).is_file():
+        regions = page_sources.pages_in(page_sources.read_regions(policy, fmt), touched.pages, fmt)
     else:
-        size = parse_size(policy.upper())
+        size = _page_size(policy)
         fmt.shape_of(size)
         shift = np.uint64((size // sizes[0]).bit_length() - 1)
         regions[size] = np.unique(touched.pages >> shift)
@@ -122,7 +133,25 @@ def map_footprint(touched: Footprint, policy: str, fmt: Format) -> Mapping:
         for first, count in _runs(numbers):
             table.map(first * size, pa, count * size, fmt.rights & 0b1111, None, page_size=size)
             pa += count * size
-    return Mapping(table, policy.lower(), regions)
+    return Mapping(table, policy, fmt, regions)
+
+
+def _page_size(policy: str) -> int:
+    try:
+        return parse_size(policy.upper())
+    except AddressError:
+        raise FormatError(
+            f"pages {policy!r} is no size (4k, 2m, 1g), not thp or thp:N, and no file of that name is there"
+        ) from None
+
+
+def map_image(image: Image, fmt: Format) -> Mapping:
+    """Take the tables of a guest's image as they are. Raises as Image.open."""
+    space = image.open(fmt)
+    regions = page_sources.pages_of(space) or {fmt.page_sizes[0]: np.empty(0, dtype=np.uint64)}
+    first = space.tables[0] if isinstance(space, AddressSpace) else space
+    table = first.stage1 if isinstance(first, Nested) else first
+    return Mapping(space, str(image.path), table.format, regions)
 
 
 def _next_level_size(fmt: Format) -> int:
@@ -180,11 +209,11 @@ class _Run:
     def __init__(self, cpu: Preset, mapping: Mapping) -> None:
         self.cpu = cpu
         self.mapping = mapping
-        top = mapping.table.format.top_level
+        top = mapping.format.top_level
         caches = {n: room for n, room in cpu.walk_cache.items() if n <= top}
         # Marks stay unset: the tables are shared by all CPUs of the study.
         self.mmu = Mmu(
-            mapping.table, Tlb(cpu.levels), WalkCache(caches) if caches else None, marks=False
+            mapping.space, Tlb(cpu.levels), WalkCache(caches) if caches else None, marks=False
         )
         self.sizes = np.zeros((len(mapping.regions), 256), dtype=np.int64)
         self.phases: list[Phase] = []
@@ -216,7 +245,7 @@ class _Run:
     def result(self) -> Translation:
         whole = self.total()
         depth = len(self.cpu.levels)
-        smallest = self.mapping.table.format.page_sizes[0]
+        smallest = self.mapping.format.page_sizes[0]
         return Translation(
             cpu=self.cpu.name,
             title=self.cpu.title,
@@ -257,18 +286,20 @@ def simulate(
     pages: str = "thp",
     phases: int = 4,
     form: str = DEFAULT_FORMAT,
+    image: Image | None = None,
     progress: Progress | None = None,
 ) -> tuple[Translation, ...]:
     """Run a trace through each of `cpus` over the same tables; return one Translation each.
 
-    `pages`: see map_footprint; `phases`: into how many parts of equal length the trace is cut; `form`: the
-    format of the tables. `progress` is told (what, accesses done, all). Raises TraceError, FormatError.
+    `pages`: see map_footprint; `image`: whose tables are used instead; `phases`: into how many
+    parts of equal length the trace is cut; `form`: the format of the tables. `progress` is told
+    (what, accesses done, all). Raises TraceError, FormatError.
     """
     if phases < 1:
         raise OutOfRange(f"a trace has at least one phase, not {phases}")
     fmt = formats.get(form)
     touched = footprint(source, fmt.granule_lg2)
-    mapping = map_footprint(touched, pages, fmt)
+    mapping = map_footprint(touched, pages, fmt) if image is None else map_image(image, fmt)
     runs = [_Run(cpu, mapping) for cpu in cpus]
     ends = [touched.accesses * (n + 1) // phases for n in range(phases)]
     done = 0
@@ -338,8 +369,8 @@ class Sweep:
         return replace(cpu, name=f"{cpu.name} {self.level}.{self.field}={value}", levels=levels)
 
 
-def _point(source: Source, cpu: Preset, pages: str, form: str) -> Translation:
-    return simulate(source, [cpu], pages=pages, phases=1, form=form)[0]
+def _point(source: Source, cpu: Preset, pages: str, form: str, image: Image | None) -> Translation:
+    return simulate(source, [cpu], pages=pages, phases=1, form=form, image=image)[0]
 
 
 def sweep(
@@ -349,6 +380,7 @@ def sweep(
     *,
     pages: str = "thp",
     form: str = DEFAULT_FORMAT,
+    image: Image | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Translation, ...]:
@@ -360,7 +392,9 @@ def sweep(
     points = [wanted.apply(cpu, value) for cpu in cpus for value in wanted.values]
     found: dict[int, Translation] = {}
     with ProcessPoolExecutor(workers) as pool:
-        jobs = {pool.submit(_point, source, cpu, pages, form): n for n, cpu in enumerate(points)}
+        jobs = {
+            pool.submit(_point, source, cpu, pages, form, image): n for n, cpu in enumerate(points)
+        }
         try:
             for job in as_completed(jobs):
                 found[jobs[job]] = job.result()
@@ -378,6 +412,7 @@ def cpus_named(names: Sequence[str]) -> tuple[Preset, ...]:
 
 __all__ = [
     "Footprint",
+    "Image",
     "Mapping",
     "Phase",
     "Source",
@@ -387,6 +422,7 @@ __all__ = [
     "footprint",
     "format_size",
     "map_footprint",
+    "map_image",
     "simulate",
     "sweep",
 ]

@@ -63,7 +63,7 @@ def test_pages_of_one_size_and_mixed_ones() -> None:
     mapping = map_footprint(touched, "thp", fmt)
     where = np.array([512 * 4096 + 7, 1024 * 4096, (1 << 24) * 4096], dtype=np.uint64)
     assert mapping.sizes_of(where).tolist() == [1, 0, 0]
-    assert [mapping.table.walk(int(va)).page_size for va in where] == [2 * M, 4096, 4096]
+    assert [mapping.space.walk(int(va)).page_size for va in where] == [2 * M, 4096, 4096]
 
 
 def test_hit_rates_of_a_published_stream(tmp_path: Path) -> None:
