@@ -49,6 +49,7 @@ FORMS: dict[str, Form] = {
         Form("drmemtrace", "DynamoRIO's drmemtrace: a thread's zip, or a folder", drmemtrace.read),
         Form("drmemtrace-view", "text of drmemtrace's view tool", view.read),
         Form("perf", "text of perf script: page faults or memory samples", perf.read),
+        Form("ftrace", "text of ftrace: the events page_fault_user and _kernel", perf.read_ftrace),
         Form("npy", "a NumPy array of addresses or of rows", arrays.read_npy),
         Form("npz", "NumPy arrays, one per column", arrays.read_npz),
         Form("parquet", "Parquet with the columns of accesses", columnar.read_parquet),
@@ -57,7 +58,12 @@ FORMS: dict[str, Form] = {
 }
 """All forms by name."""
 
-_TEXTS = {"lackey": lackey.LINE, "drmemtrace-view": view.LINE, "perf": perf.LINE}
+_TEXTS = {
+    "lackey": lackey.LINE,
+    "drmemtrace-view": view.LINE,
+    "perf": perf.LINE,
+    "ftrace": perf.FTRACE_LINE,
+}
 _MAGICS = {
     arrays.NPY_MAGIC: "npy",
     columnar.PARQUET_MAGIC: "parquet",
@@ -108,7 +114,7 @@ def guess_form(path: str | os.PathLike[str]) -> str:
     elif found is None:
         found = _form_of_text(head) or _form_of_records(head)
     if found is None:
-        hint = "; it looks like ftrace, which is no trace of accesses" * bool(_FTRACE.search(head))
+        hint = "; it looks like ftrace without page faults" * bool(_FTRACE.search(head))
         raise TraceError(
             f"{path.name} is in none of the forms {', '.join(FORMS)}: say which it is{hint}"
         )

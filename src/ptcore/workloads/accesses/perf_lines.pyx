@@ -1,4 +1,4 @@
-"""Scan the lines of perf script."""
+"""Scan the lines of perf script, and those of ftrace that say what perf script does."""
 
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -68,12 +68,32 @@ cdef inline bint is_thread(const uint8_t* at, const uint8_t* end) noexcept nogil
     return decimal(at, end, &number) == end
 
 
+cdef inline bint ends_in_thread(const uint8_t* at, const uint8_t* end) noexcept nogil:
+    """Whether a word is ftrace's COMMAND-TID."""
+    cdef const uint8_t* digits = end
+    while digits > at and c"0" <= (digits - 1)[0] <= c"9":
+        digits -= 1
+    return digits < end and digits > at + 1 and (digits - 1)[0] == c"-"
+
+
+cdef inline bint is_group(const uint8_t* at, const uint8_t* end) noexcept nogil:
+    """Whether a word is a part of ftrace's (TGID) or (-----)."""
+    while at < end and (c"0" <= at[0] <= c"9" or at[0] == c"-" or at[0] == c"(" or at[0] == c")"):
+        at += 1
+    return at == end and (end - 1)[0] in (c"(", c")")
+
+
 cdef const uint8_t* head(const uint8_t* at, const uint8_t* end, Access* access) noexcept nogil:
-    """Read COMMAND TID [CPU] TIME: and return what follows, or NULL; COMMAND may hold spaces."""
+    """Read COMMAND TID [CPU] TIME: and return what follows, or NULL; COMMAND may hold spaces.
+
+    Or ftrace's COMMAND-TID (TGID) [CPU] FLAGS TIME:.
+    """
     cdef const uint8_t* digits
     cdef const uint8_t* rest
     cdef uint64_t cpu
-    cdef bint thread = False  # whether the word before the one at hand is a TID, or [CPU] after it
+    cdef bint thread = False  # whether the word before the one at hand is a TID, or what follows one
+    cdef bint ftrace = False  # whether that TID was COMMAND-TID
+    cdef bint flags = False  # whether [CPU] was just read, so that ftrace's flags may follow
     access.cpu = 0
     at = spaces(at, end)
     while at < end:
@@ -84,10 +104,16 @@ cdef const uint8_t* head(const uint8_t* at, const uint8_t* end, Access* access) 
             digits = decimal(at + 1, rest, &cpu)
             if digits != NULL and digits + 1 == rest and digits[0] == c"]" and cpu <= 65535:
                 access.cpu = <int>cpu
+                flags = ftrace
                 at = spaces(rest, end)
                 continue
+        if thread and flags or (ftrace and is_group(at, rest)):
+            flags = False
+            at = spaces(rest, end)
+            continue
         access.cpu = 0
-        thread = is_thread(at, rest)
+        ftrace = ends_in_thread(at, rest)
+        thread = ftrace or is_thread(at, rest)
         at = spaces(rest, end)
     return NULL
 

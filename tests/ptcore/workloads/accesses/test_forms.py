@@ -136,7 +136,10 @@ def test_a_file_of_no_known_form_says_so(tmp_path: Path, content: bytes, message
 
 
 def test_a_kernel_log_is_called_by_its_name() -> None:
-    with sample_path() as path, pytest.raises(TraceError, match="it looks like ftrace"):
+    with (
+        sample_path() as path,
+        pytest.raises(TraceError, match="it looks like ftrace without page faults"),
+    ):
         open_accesses(path)
 
 

@@ -138,3 +138,46 @@ def test_faults_that_perf_records_here_are_read(tmp_path: Path) -> None:
     assert found == [f"0x{line.split()[-2].lstrip('0')}" for line in text.splitlines()]
     assert len(found) > 20
     assert reader.skipped == 0
+
+
+FTRACE = """\
+# tracer: nop
+#
+#           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION
+#              | |         |   |||||     |         |
+              ls-1042    [001] d....   120.000001: page_fault_user: address=0x7f01 ip=0x400 error_code=0x6
+  Web Content-77 ( 1042) [003] d..1.   120.000002: page_fault_user: address=0x4000 ip=0x4000 error_code=0x14
+          <idle>-0       [000] d.h1.   120.000003: sched_switch: prev_comm=ls prev_pid=1042
+  a-b-9 (-----) [002]   120.000004: page_fault_kernel: address=0xffff888000001000 ip=0x1 error_code=0x0
+"""
+
+
+def test_page_faults_of_ftrace_are_accesses(tmp_path: Path) -> None:
+    path = tmp_path / "trace.txt"
+    path.write_text(FTRACE)
+    with open_accesses(path) as reader:
+        assert reader.form == "ftrace"
+        (chunk,) = list(reader)
+    assert chunk.va.tolist() == [0x7F01, 0x4000, 0xFFFF888000001000]
+    assert chunk.kind.tolist() == [1, 2, 0]
+    assert chunk.cpu.tolist() == [1, 3, 2]
+    assert chunk.time_ns.tolist() == [120_000_001_000, 120_000_002_000, 120_000_004_000]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "ls-1042 [001] d.... 120.000001 page_fault_user: address=0x7f01 ip=0x4 error_code=0x6",
+        "ls-1042 [001] d.... 120.000001: page_fault_user: address=zz ip=0x4 error_code=0x6",
+        "ls-1042 [001] d.... 120.000001: page_fault_user: address=0x7f01 ip=0x4",
+        "lost",
+    ],
+)
+def test_damaged_lines_of_ftrace_are_named_or_counted(tmp_path: Path, damaged: str) -> None:
+    path = tmp_path / "trace.txt"
+    path.write_text(FTRACE + damaged + "\n" + FTRACE)
+    with open_accesses(path) as reader, pytest.raises(TraceError, match=r"line 9\b.*ftrace"):
+        list(reader)
+    with open_accesses(path, skip_bad=True) as reader:
+        assert sum(len(chunk) for chunk in reader) == 6
+        assert reader.skipped == 1
