@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import mmap
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def _regions_of_table(lines: list[str], path: str) -> Iterator[Region]:
     for number, row in enumerate(rows, 2):
         try:
             start, size = int(row["va"], 0), parse_size(row["size"])
-            count = int(row.get("count") or 1, 0) if row.get("count") else 1
+            count = int(row.get("count") or "1", 0)
         except (ValueError, TypeError) as error:
             raise TraceError(f"{path}, line {number}: {error}") from None
         yield Region(start, start + count * size, size, number)
@@ -162,7 +163,9 @@ class Image:
         """
         if (self.root is None) == (self.registers is None):
             raise FormatError("an image takes either a root or registers")
-        memory = PhysicalMemory.from_buffer(np.memmap(self.path, dtype=np.uint8, mode="r"))
+        with open(self.path, "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        memory = PhysicalMemory.from_buffer(mapped)
         if self.registers is None:
             return PageTable(fmt, memory, self.root)
         try:
