@@ -30,4 +30,8 @@ def load() -> ctypes.CDLL:
     library.scan.restype = U64
     library.tlb_lru.argtypes = [U64S, U64S, U64S, U64, U64S]
     library.tlb_lru.restype = None
+    library.model_bytes.argtypes = []
+    library.model_bytes.restype = U64
+    library.model_access.argtypes = [BYTES, BYTES, U64, U64, U64S, BYTES, U64]
+    library.model_access.restype = None
     return library

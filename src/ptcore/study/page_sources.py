@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ptcore.errors import FormatError, TraceError
+from ptcore.errors import FormatError, ImageError, TraceError
 from ptcore.formats import Format
 from ptcore.memory import PhysicalMemory
 from ptcore.table import PageTable, RowKind
@@ -159,10 +159,12 @@ class Image:
         """Return the tables; nothing is read yet, and nothing will be written.
 
         Raises FormatError where both or neither say where tables begin, and for registers that are none; what
-        PageTable raises for a root; OSError for a file that cannot be read.
+        PageTable raises for a root; ImageError for an empty file, OSError for one that cannot be read.
         """
         if (self.root is None) == (self.registers is None):
             raise FormatError("an image takes either a root or registers")
+        if not Path(self.path).stat().st_size:
+            raise ImageError(f"{self.path} is empty")
         with open(self.path, "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         memory = PhysicalMemory.from_buffer(mapped)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from ptcore import PageTable, PhysicalMemory, formats
 from ptcore.cli.commands import ptcore
-from ptcore.errors import FormatError, TraceError
+from ptcore.errors import FormatError, ImageError, TraceError
 from ptcore.study.page_sources import Image, Region, pages_in, read_regions
 from ptcore.study.translation import Source, cpus_named, map_footprint, simulate
 from ptcore.study.translation import footprint as footprint_of
@@ -154,6 +154,11 @@ def test_impossible_sources_are_refused(tmp_path: Path, arguments: list[str], sa
     assert done.exit_code != 0
 
     assert re.search(said, done.output.replace("\n", " ")), done.output
+
+
+def test_an_empty_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="is empty"):
+        Image(written(tmp_path / "none.raw", ""), 0).open(FMT)
 
 
 def test_an_image_takes_one_beginning() -> None:
