@@ -480,4 +480,19 @@ static unsigned mmu_request(mmu *m, uint64_t va, unsigned kind, uint64_t *pa, in
 PT_INLINE unsigned mmu_asks(mmu *m, uint64_t va, unsigned kind, uint64_t *pa, int *status) {
     return PT_UNLIKELY(m->behind) ? mmu_request(m, va, kind, pa, status) : mmu_access(m, va, kind, pa, status);
 }
+
+/* A batch of accesses; `extra`: what all of them are besides. Reads alone have a loop of their own, as in
+ * tlb_serve_many. */
+static inline __attribute__((unused)) void mmu_ask_many(mmu *m, const uint64_t *vas, const uint8_t *sides,
+                                                        int reads_alone, unsigned extra, size_t count,
+                                                        uint8_t *out) {
+    uint64_t pa;
+    int status;
+    if (reads_alone && extra == 0)
+        for (size_t n = 0; n < count; n++)
+            out[n] = (uint8_t)mmu_asks(m, vas[n], MMU_READ, &pa, &status);
+    else
+        for (size_t n = 0; n < count; n++)
+            out[n] = (uint8_t)mmu_asks(m, vas[n], sides[n] | extra, &pa, &status);
+}
 #endif

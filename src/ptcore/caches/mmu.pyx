@@ -249,13 +249,13 @@ cdef class Mmu:
         cdef const uint64_t[::1] addresses = source.reshape(-1)
         cdef const uint8_t[::1] wanted = needs.reshape(-1)
         cdef uint8_t[::1] out = outcomes.reshape(-1)
-        cdef size_t n
         cdef unsigned extra = USER if user else 0
-        cdef uint64_t pa
-        cdef int status
-        with nogil:
-            for n in range(<size_t>addresses.shape[0]):
-                out[n] = <uint8_t>mmu_asks(&self.c, addresses[n], wanted[n] | extra, &pa, &status)
+        cdef bint reads_alone = bool((needs == KINDS["r"]).all())
+        if addresses.shape[0]:
+            with nogil:
+                mmu_ask_many(
+                    &self.c, &addresses[0], &wanted[0], reads_alone, extra, addresses.shape[0], &out[0]
+                )
         return outcomes
 
     def access_span(self, first, count, stride, kind="r", user=False):

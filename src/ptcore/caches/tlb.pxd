@@ -3,6 +3,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "tlb.h" nogil:
     enum:
+        TLB_MISS
         TLB_MAX_LEVELS
     const uint64_t TLB_GLOBAL
     const uint64_t TLB_SPACE
@@ -69,6 +70,10 @@ cdef extern from "tlb.h" nogil:
     tlb_entry *tlb_lookup(tlb *t, uint64_t va, uint64_t space, unsigned side, unsigned *level)
     void tlb_fill(tlb *t, const tlb_entry *entry, uint64_t va, unsigned side, unsigned level)
     void tlb_refill(tlb *t, const tlb_entry *entry, uint64_t va, unsigned side, unsigned level)
+    void tlb_serve_many(
+        tlb *t, const uint64_t *vas, const uint8_t *sides, int loads_alone, size_t count, tlb_entry entry,
+        uint8_t *out,
+    )
     uint64_t tlb_invalidate(tlb *t, uint64_t first, uint64_t last, const tlb_chosen *c)
     uint64_t tlb_invalidate_all(tlb *t, const tlb_chosen *c, unsigned level)
     bint tlb_holds(const tlb *t, uint64_t first, uint64_t last)

@@ -19,7 +19,7 @@ from ptcore.caches.geometry import (
 from ptcore.errors import AddressError, Misaligned, OutOfRange
 from ptcore.units import ALL_ONES, parse_size
 
-MISS = MISS_CODE
+MISS = TLB_MISS
 KINDS = {"r": 1, "w": 2, "x": 4}
 MAX_ASID = 2**20 - 2
 MAX_VMID = 2**16 - 1
@@ -36,10 +36,6 @@ ENTRY_DTYPE = np.dtype(
         ("pa", "<u8"),
     ]
 )
-
-
-cdef enum:
-    MISS_CODE = 254
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,9 +237,8 @@ cdef class Tlb:
         cdef const uint64_t[::1] addresses
         cdef const uint8_t[::1] sides
         cdef uint8_t[::1] out
-        cdef size_t n
-        cdef unsigned level, side
-        cdef uint64_t space = space_of(asid, vmid), offset
+        cdef uint64_t space = space_of(asid, vmid)
+        cdef bint loads_alone
         cdef tlb_entry entry
         size = parse_size(page_size)
         if size & (size - 1) or not any(
@@ -252,20 +247,17 @@ cdef class Tlb:
             raise AddressError(f"page_size {size} is no power of two that some array holds")
         source = addresses_of(vas)
         outcomes = np.empty(source.shape, dtype=np.uint8)
+        asked = sides_of(kinds, source.shape).reshape(-1)
+        if not asked.size:
+            return outcomes
         addresses = source.reshape(-1)
-        sides = sides_of(kinds, source.shape).reshape(-1)
+        sides = asked
         out = outcomes.reshape(-1)
-        offset = size - 1
+        loads_alone = bool((asked == KINDS["r"]).all())
+        entry.pa = 0
         entry.tag = tlb_tag(space, size.bit_length() - 1, ALL_RIGHTS, 1, 0)
         with nogil:
-            for n in range(<size_t>addresses.shape[0]):
-                side = sides[n]
-                if tlb_lookup(&self.c, addresses[n], space, side, &level) != NULL:
-                    out[n] = <uint8_t>level
-                else:
-                    out[n] = MISS_CODE
-                    entry.pa = addresses[n] & ~offset
-                    tlb_refill(&self.c, &entry, addresses[n], side, TLB_MAX_LEVELS)
+            tlb_serve_many(&self.c, &addresses[0], &sides[0], loads_alone, addresses.shape[0], entry, &out[0])
         return outcomes
 
     def invalidate(
