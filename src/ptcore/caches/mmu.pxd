@@ -88,7 +88,7 @@ cdef class Mmu:
     cdef readonly Tlb line_cache
     cdef readonly Tlb device_tlb
     cdef readonly Tlb context_cache
-    cdef readonly bint wants_marks
+    cdef bint wants_marks
     cdef dict seen
     cdef object to_come
 
