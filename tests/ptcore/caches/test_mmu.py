@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -364,3 +364,35 @@ def test_accesses_that_leave_64_bits_are_refused(table) -> None:
         Mmu(table, Tlb(SMALL), asid=1 << 20)
     with pytest.raises(ValueError, match="'rw'"):
         mmu.access(BASE, "rw")
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_batch_with_runs_within_pages_is_its_accesses_one_by_one(data) -> None:
+    """Across batches the tables change, paid for or not; within one, pages come again and again."""
+    memory = ptcore.PhysicalMemory("1M")
+    table = ptcore.PageTable("x86_64_4level", memory)
+    table.map(BASE, 0x40_0000, 6 * 0x1000, "rw", page_size="4K")
+    table.map(BASE + MIB2, 0, "2M", "rw", page_size="2M")
+    twins = [Mmu(table, Tlb(SMALL), WalkCache({3: 1, 2: 2, 1: 2})) for _ in range(2)]
+    runs = st.lists(st.tuples(st.integers(0, 9), st.integers(1, 4)), min_size=1, max_size=20)
+    repeated = 0
+    for _ in range(data.draw(st.integers(1, 4))):
+        pages = [page for page, times in data.draw(runs) for _ in range(times)]
+        vas = [BASE + p * 0x1000 if p < 7 else BASE + MIB2 + p * 0x3000 for p in pages]
+        whole = twins[0].access_many(np.array(vas, dtype=np.uint64))
+        assert whole.tolist() == [twins[1].access(va).code for va in vas]
+        assert twins[0].counts == twins[1].counts
+        repeated += len(vas) - len(set(vas))
+        page = BASE + data.draw(st.integers(0, 5)) * 0x1000
+        if table.walk(page).pa is not None and data.draw(st.booleans()):
+            owed = table.unmap(page, "4K")
+            if data.draw(st.booleans()):
+                for mmu in twins:
+                    mmu.invalidate(page, page + 0xFFF)
+            owed.discharge()
+    SEEN["pages of a batch that came again"] += repeated
+
+
+def test_batches_did_come_back_to_pages() -> None:
+    assert SEEN["pages of a batch that came again"] > 100
