@@ -10,6 +10,7 @@ TRACE ?=
 run: $(VENV)/.ready-run
 	@$(BIN)/ptcore compare $(TRACE)
 	@$(BIN)/ptcore validate vmalloc $(TRACE)
+	@$(BIN)/ptcore validate iommu
 
 test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest

@@ -1,9 +1,10 @@
 """Linux's IOVA allocator in the plainest words: lists of ranges, searched from end to end.
 
-Written from what drivers/iommu/iova.c (v6.12) says of itself: ranges are aligned to their power-of-two size and
-go below the one made last; freeing at or above that moves the mark to the next range above; a search that ends
-at the bottom is made once more over what lies above the mark; 32-bit requests have a mark of their own, and a
-memory of the size that failed. Small ranges rest on stacks: two per CPU, and a depot of full ones.
+Written from what drivers/iommu/iova.c (v6.12) says of itself: ranges are aligned to their
+power-of-two size and go below the one made last; freeing at or above that moves the mark to the
+next range above; a search that ends at the bottom is made once more over what lies above the mark;
+32-bit requests have a mark of their own, and a memory of the size that failed. Small ranges rest on
+stacks: two per CPU, and a depot of full ones.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ class NaiveIova:
     def __init__(self, cpus: int, first: int, last: int, magazine: int) -> None:
         self.first, self.last, self.magazine, self.cpus = first, last, magazine, cpus
         self.ranges: list[tuple[int, int]] = []  # first page, last page; descending
-        self.mark: dict[bool, float] = {True: TOP, False: TOP}  # below 4 GiB, above: where the last one begins
+        self.mark: dict[bool, float] = {
+            True: TOP,
+            False: TOP,
+        }  # below 4 GiB, above: where the last one begins
         self.failed = 1 << 20
         self.stacks = {(c, o): ([], []) for c in range(cpus) for o in range(6)}
         self.depots: list[list[list[int]]] = [[] for _ in range(6)]

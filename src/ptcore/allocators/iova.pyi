@@ -1,4 +1,4 @@
-"""I/O virtual addresses: ranges handed out from the top, behind per-CPU magazines. Numbers are pages of 4 KiB."""
+"""I/O virtual addresses: ranges handed out from the top, behind per-CPU magazines. Pages have 4 KiB."""
 
 from typing import final
 
@@ -88,10 +88,13 @@ class IovaAllocator:
         """
 
     def expected(self, cpu: int, pages: int, last: int | None = None) -> int | None:
-        """Return the page that `allocate` would, and change nothing; None where it would empty the magazines."""
+        """Return the page that `allocate` would, changing nothing; None where it would empty the
+        magazines.
+        """
 
     def free(self, cpu: int, page: int) -> None:
-        """Give the range that begins at `page` back, on `cpu`: to its magazine, or to the tree beyond 32 pages.
+        """Give back the range that begins at `page`: to the magazine of `cpu`, or to the tree
+        beyond 32 pages.
 
         Raises NotAllocated when no live range begins there; OutOfRange for a CPU that there is not.
         """
@@ -99,7 +102,8 @@ class IovaAllocator:
     def claim(self, page: int, pages: int) -> bool:
         """Make the range at `page` live, wherever it is; return whether a magazine held it.
 
-        For models that follow a recorded kernel. Raises AlreadyMapped where it meets another range, OutOfRange
+        For models that follow a recorded kernel: what lay above it in the magazine was evidently not there,
+        and goes to the bottom. Raises AlreadyMapped where it meets another range, OutOfRange
         where it is outside. O(ranges).
         """
 
@@ -107,7 +111,8 @@ class IovaAllocator:
         """Give all that the magazines hold back to the tree."""
 
     def trim(self) -> bool:
-        """Give one magazine of each depot that has more than there are CPUs back; return whether more are left.
+        """Give one magazine of each depot that has more than there are CPUs back; return whether
+        more are left.
 
         Linux does this every 100 ms (drivers/iommu/iova.c, iova_depot_work_func()).
         """

@@ -281,8 +281,9 @@ cdef class IovaAllocator:
             for magazine in self._all_magazines():
                 for n in range(magazine.used):
                     if magazine.pages[n] == low:
-                        for n in range(n, magazine.used - 1):
-                            magazine.pages[n] = magazine.pages[n + 1]
+                        kept = [magazine.pages[i] for i in range(magazine.used)]
+                        for i, other in enumerate(kept[n + 1 :] + kept[:n]):
+                            magazine.pages[i] = other
                         magazine.used -= 1
                         self.ranges[<int32_t>self.numbers[low]].cached = 0
                         return True

@@ -13,15 +13,11 @@ from ptcore.cli.ends import says_errors
 from ptcore.cli.format_commands import decode_command, formats_command
 from ptcore.cli.progress import progress_bar
 from ptcore.cli.tlb_commands import convert_command, presets_command, tlb_command
+from ptcore.cli.validate_commands import read_trace, validate
 from ptcore.machine.exposure import Exposure
 from ptcore.study import compare as compare_study
 from ptcore.study.compare import Comparison, Row
-from ptcore.study.validate_vmalloc import VmallocValidation, validate_vmalloc
-from ptcore.study.vmalloc_steps import Share
-from ptcore.workloads import FtraceLog, read_ftrace, read_sample
 from ptcore.workloads.replay import workload_of
-
-DAMAGED_SHOWN = 20
 
 
 def quiet_pipe() -> None:
@@ -43,16 +39,7 @@ ptcore.add_command(decode_command)
 ptcore.add_command(tlb_command)
 ptcore.add_command(presets_command)
 ptcore.add_command(convert_command)
-
-
-def read_trace(path: str | None) -> FtraceLog:
-    """Read the trace that was named, or the bundled one; say which lines could not be read."""
-    log = read_sample() if path is None else read_ftrace(path)
-    for damaged in log.damaged[:DAMAGED_SHOWN]:
-        click.echo(f"ptcore: line {damaged.line}: {damaged.reason}", err=True)
-    if len(log.damaged) > DAMAGED_SHOWN:
-        click.echo(f"ptcore: {len(log.damaged) - DAMAGED_SHOWN} more lines like these", err=True)
-    return log
+ptcore.add_command(validate)
 
 
 def exposed(figure: Callable[[Exposure], object]) -> Callable[[Row], object]:
@@ -157,79 +144,3 @@ def strategies(json_: bool) -> None:
             ["strategy", "provenance", "what it does"],
             [(k.name, k.provenance, k.sentence) for k in known],
         )
-
-
-def _share(found: Share) -> str:
-    return f"{found.exact:,} of {found.of:,} ({found.share:.1%})"
-
-
-def validation_rows(found: VmallocValidation) -> list[tuple[str, str, str]]:
-    """Return (part, what, result) of a validation, in the order that it is read."""
-    anchored, free, addresses = found.anchored, found.free_running, found.addresses
-    rows = [
-        ("anchored", f"nr_lazy_max is {anchored.expected_limit_pages:,}", _share(anchored.limit)),
-        ("anchored", "nr_lazy after each free", _share(anchored.counts)),
-        ("anchored", "the free that crosses the limit", _share(anchored.crossings)),
-        ("anchored", "num_purged of each drain", _share(anchored.purged)),
-        ("anchored", "pages that each drain takes", _share(anchored.drained_pages)),
-        ("anchored", "areas from before the trace", f"{anchored.areas_before:,}"),
-        ("anchored", "resets of the count", f"{anchored.resets:,}"),
-        ("anchored", "lines recorded out of order", f"{anchored.out_of_order:,}"),
-        (
-            "free-running",
-            "drains, run at once",
-            f"{free.immediate:,} for {free.recorded:,} ({free.immediate_error:.1%} off)",
-        ),
-        (
-            "free-running",
-            "drains of the second half, delays from the first",
-            f"{free.second_half:.2f} for {free.second_half_recorded:,} "
-            f"({free.second_half_error:.1%} off)",
-        ),
-        ("free-running", "CPUs interrupted per drain", f"{free.interrupts_per_drain:,}"),
-        ("free-running", "drains whose interrupts match", _share(free.interrupts)),
-    ]
-    for name, reading in (
-        ("one step ahead", addresses.one_step_ahead),
-        ("frees read", addresses.frees_read),
-        ("open loop", addresses.open_loop),
-        ("one step ahead, no warm-up", addresses.from_the_first),
-    ):
-        rows.append((f"addresses, {name}", "all", _share(reading.all_sizes)))
-        rows.append((f"addresses, {name}", "of 1 to 256 pages", _share(reading.pool_sized)))
-    rows.append(
-        ("addresses", "reuse of a drained area of the size, to beat", _share(addresses.reused))
-    )
-    for reason, count in addresses.frees_read.misses.items():
-        rows.append(("misses, frees read", reason, f"{count:,}"))
-    return rows
-
-
-@ptcore.group()
-def validate() -> None:
-    """Hold a model against what a kernel did."""
-
-
-@validate.command("vmalloc")
-@click.argument("trace", required=False, type=click.Path(dir_okay=False))
-@click.option("--json", "json_", is_flag=True, help="Print JSON.")
-@says_errors
-def vmalloc(trace: str | None, json_: bool) -> None:
-    """Hold the lazy vmalloc model against TRACE (ftrace text; default: the bundled trace)."""
-    found = validate_vmalloc(read_trace(trace))
-    if json_:
-        show.as_json(found.as_dict())
-        return
-    show.table(
-        f"vmalloc: {found.allocations:,} allocations, {found.frees:,} frees, {found.drains:,} drains "
-        f"on {found.cpus} CPUs; {found.damaged_lines} damaged lines, {found.lost_events} lost events",
-        ["part", "what the model predicts", "exact"],
-        validation_rows(found),
-    )
-    show.note(
-        "Anchored: the count is set to the kernel's at its own drains. Free-running: only the areas freed, "
-        "in order, and the first nr_lazy are read. Addresses: predicted before they are looked at, after a "
-        f"warm-up of {found.addresses.warm_up_drains} drains; one step ahead is corrected after each "
-        "prediction; frees read reads no va_start of an allocation, only the addresses of frees; open loop "
-        "reads no address at all."
-    )

@@ -33,6 +33,7 @@ from ptcore.errors import TraceError
 
 PAGE_LG2 = 12  # the traces read here come from kernels with 4 KiB pages
 SAMPLE = "vmalloc-linux-6.18-2cpu"
+SAMPLES_IOMMU = tuple(f"iommu-vtd-linux-6.12-nvme-{mode}" for mode in ("strict", "deferred"))
 
 
 class EventKind(IntEnum):

@@ -30,7 +30,9 @@ def test_every_address_is_the_naive_allocators(data) -> None:
         verb, cpu = data.draw(verbs), data.draw(st.integers(0, cpus - 1))
         if verb == "allocate":
             pages = data.draw(st.sampled_from([1, 1, 1, 2, 3, 8, 24, 33, 64]))
-            limit = data.draw(st.sampled_from([last, last, min(last, BORDER - 1), (first + last) // 2]))
+            limit = data.draw(
+                st.sampled_from([last, last, min(last, BORDER - 1), (first + last) // 2])
+            )
             expected = naive.allocate(cpu, pages, limit)
             if expected is None:
                 SEEN["no room"] += 1
