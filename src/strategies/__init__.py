@@ -24,12 +24,17 @@ class UnknownStrategy(PtcoreError, LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A strategy's name, one sentence, whose policy it is, and the function that makes it."""
+    """A strategy's name, one sentence, whose policy it is, and the function that makes it.
+
+    `by_page`: it edits tables and invalidates for every page touched; a large trace then takes minutes, and
+    `study.compare` leaves it out unless it is named.
+    """
 
     name: str
     sentence: str
     provenance: str
     make: Maker
+    by_page: bool = False
 
 
 def known() -> tuple[Known, ...]:

@@ -17,6 +17,11 @@ from ptcore.units import Span
 PAGE_OFFSET = 0xFFFF_8880_0000_0000
 
 
+def map_all(machine: Machine) -> None:
+    """Map all memory with the largest leaves."""
+    machine.map(PAGE_OFFSET, 0, machine.data_bytes, cpu=0)
+
+
 class DirectMap:
     """A page's address is PAGE_OFFSET + its physical address, always."""
 
@@ -27,7 +32,7 @@ class DirectMap:
         self.machine = machine
         self._live: dict[int, Handle] = {}
         self._next = 0
-        machine.map(PAGE_OFFSET, 0, machine.data_bytes, cpu=0)
+        map_all(machine)
 
     def acquire(self, request: Request) -> Handle:
         """Take frames; they are reachable already."""

@@ -90,6 +90,8 @@ def show_comparison(found: Comparison) -> None:
         "touch model, not from the trace. An operation is an allocation or a free; an exposure window "
         "runs from the free of a page's frame to the invalidation on the last CPU."
     )
+    slow = ", ".join(known.name for known in known_strategies.known() if known.by_page)
+    show.note(f"Run only when named, since they edit tables for every page touched: {slow}.")
     show.table(
         "Constants behind the cycles",
         ["constant", "value", "unit", "uncertainty", "source"],
@@ -103,7 +105,8 @@ def show_comparison(found: Comparison) -> None:
     "--strategies",
     "-s",
     "chosen",
-    help="Names, or one's own as package.module:maker, separated by commas; default: all.",
+    help="Names, or one's own as package.module:maker, separated by commas; default: all but those "
+    "that work page by page.",
 )
 @click.option(
     "--touch",

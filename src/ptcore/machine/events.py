@@ -58,3 +58,21 @@ class Event(IntEnum):
     """`cpu` told all other CPUs (`cpus`) with count broadcast commands, and waited for their end."""
     SWITCHED = 25
     """`cpu` turned to another process. count = 1 where what it had cached of it had to go, else 0."""
+    SPLIT = 26
+    """The leaf that holds first..last became smaller ones. count = bytes of the tables that took."""
+    COLLAPSED = 27
+    """Leaves of first..last became one. count = bytes of the tables that went."""
+    POOL_TAKEN = 28
+    """Frames that a strategy keeps for itself serve somebody: pa, count = pages."""
+    POOL_RETURNED = 29
+    """They may serve somebody else from now on: pa, count = pages."""
+    FALLBACK = 30
+    """Something was full, and a request was served in a dearer way. count."""
+    DEVICE_INVALIDATED = 31
+    """A device (`cpus`, numbered after the CPUs) dropped what it had. count = pages; 0 = all."""
+    DEVICE_ACCESSED = 32
+    """A device accessed first..last. count = accesses."""
+    DEVICE_WALKS = 33
+    """count of those were served by no TLB of the IOMMU."""
+    DEVICE_REFERENCES = 34
+    """Those walks read count items."""

@@ -95,10 +95,11 @@ def windows(ledger: Ledger, cpus: int) -> NDArray[Any]:
         event = int(row["event"])
         if event == Event.UNMAPPED:
             first, last, pa = int(row["first"]), int(row["last"]), int(row["pa"])
-            stale.append(_Open(first, last, pa, int(row["count"]), set(range(cpus)), cpus))
-        elif event == Event.FRAMES_FREED:
+            held = set(ledger.cpu_set(int(row["cpus"]))) or set(range(cpus))
+            stale.append(_Open(first, last, pa, int(row["count"]), held, len(held)))
+        elif event in (Event.FRAMES_FREED, Event.POOL_RETURNED):
             _free(stale, row)
-        elif event == Event.FRAMES_ALLOCATED:
+        elif event in (Event.FRAMES_ALLOCATED, Event.POOL_TAKEN):
             for window in stale:
                 window.reused |= window.freed_ns >= 0 and window.overlap(row) > 0
         elif event == Event.STALE_HELD:
@@ -118,6 +119,9 @@ _READ = (
     Event.FRAMES_FREED,
     Event.STALE_HELD,
     Event.INVALIDATED,
+    Event.DEVICE_INVALIDATED,
+    Event.POOL_TAKEN,
+    Event.POOL_RETURNED,
 )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from ptcore.errors import (
 )
 from ptcore.formats.schema import Format
 from ptcore.machine import processes
+from ptcore.machine.device import DEVICE_FORMAT, DEVICE_TLB, Device
 from ptcore.machine.events import Event
 from ptcore.machine.ledger import Ledger
 from ptcore.machine.processes import CpuContexts, Process
@@ -88,6 +90,9 @@ class Machine:
         self._made = 0
         self._asids: set[int] = set()
         self._batch: set[int] | None = None
+        self.devices: list[Device] = []
+        self._timers: list[tuple[int, int, Callable[[], None]]] = []
+        self._timers_set = 0
 
     def _make_mmus(
         self, cpus: int, tlb: str | Sequence[TlbLevel], walk_cache: Mapping[int, int] | None
@@ -118,10 +123,23 @@ class Machine:
     # -- time and notes ----------------------------------------------------------------------
 
     def advance(self, to_ns: int) -> None:
-        """Let time pass until `to_ns`. Raises OutOfRange when that is in the past."""
+        """Let time pass until `to_ns`; timers that are due on the way run, each at its time.
+
+        Raises OutOfRange when that is in the past.
+        """
         if to_ns < self.now_ns:
             raise OutOfRange(f"time {to_ns} ns is before now, {self.now_ns} ns")
+        while self._timers and self._timers[0][0] <= to_ns:
+            self.now_ns, _, run = heappop(self._timers)
+            run()
         self.now_ns = to_ns
+
+    def call_at(self, when_ns: int, run: Callable[[], None]) -> None:
+        """Have `run` called when time comes to `when_ns`. Raises OutOfRange when that is in the past."""
+        if when_ns < self.now_ns:
+            raise OutOfRange(f"time {when_ns} ns is before now, {self.now_ns} ns")
+        self._timers_set += 1  # of two at one time the first one set runs first
+        heappush(self._timers, (when_ns, self._timers_set, run))
 
     def note(
         self,
@@ -158,10 +176,25 @@ class Machine:
         size = pages * self.page_bytes
         self._frames.free(pa, size)
         self.note(Event.FRAMES_FREED, cpu, pages, pa=pa)
+        self._note_held(pa, size, cpu)
+
+    def take_from_pool(self, pa: int, pages: int, cpu: int) -> None:
+        """Note that frames which a strategy has and keeps for itself serve somebody now."""
+        self.note(Event.POOL_TAKEN, cpu, pages, pa=pa)
+
+    def return_to_pool(self, pa: int, pages: int, cpu: int) -> None:
+        """Note that they may serve somebody else; what is stale then is noted as for `free_frames`."""
+        self.note(Event.POOL_RETURNED, cpu, pages, pa=pa)
+        self._note_held(pa, pages * self.page_bytes, cpu)
+
+    def _tlb_of(self, n: int) -> Tlb:
+        return self._mmus[n].tlb if n < self.cpus else self.devices[n - self.cpus].mmu.tlb
+
+    def _note_held(self, pa: int, size: int, cpu: int) -> None:
         for stale in self._stale:
             if stale.pa < pa + size and pa < stale.pa + (stale.last - stale.first + 1):
                 held = frozenset(
-                    n for n in stale.cpus if self._mmus[n].tlb.holds(stale.first, stale.last)
+                    n for n in stale.cpus if self._tlb_of(n).holds(stale.first, stale.last)
                 )
                 if held:
                     self.note(
@@ -181,7 +214,8 @@ class Machine:
 
     # -- tables ------------------------------------------------------------------------------
 
-    def _account(self, owed: Owed, cpu: int) -> None:
+    def account(self, owed: Owed, cpu: int) -> None:
+        """Note what an edit of tables in this memory wrote and allocated."""
         if owed.tables_allocated_bytes:
             self.note(Event.TABLES_ALLOCATED, cpu, owed.tables_allocated_bytes)
         if owed.entries_written:
@@ -196,38 +230,87 @@ class Machine:
         access: str = "rw",
         *,
         page_size: int | str | None = None,
+        cpus: Iterable[int] | None = None,
     ) -> None:
-        """Map memory, for all CPUs; as PageTable.map.
+        """Map memory; as PageTable.map. `cpus`: those that will use it, by contract (default: all).
 
-        Raises InvalidationOwed when a CPU may still hold an older translation of these addresses.
+        Raises InvalidationOwed when one of them may still hold an older translation of these addresses.
         """
         self.mmu(cpu)
         span = Span.of(va, length)
-        for stale in self._stale:
-            if stale.first <= span.last and span.start <= stale.last:
-                raise InvalidationOwed(
-                    f"{span} is mapped anew while CPUs {sorted(stale.cpus)} may still hold "
-                    f"{stale.first:#x}..{stale.last:#x}"
-                )
+        self._check_stale(span, range(self.cpus) if cpus is None else cpus)
         owed = self.table.map(va, pa, length, access=access, page_size=page_size)
         self._share_kernel_half(owed)
-        self._account(owed, cpu)
+        self.account(owed, cpu)
         self.note(Event.MAPPED, cpu, span.size // self.page_bytes, first=va, last=span.last, pa=pa)
         if owed:
             self._owed.append((owed, set(range(self.cpus))))
 
-    def unmap(self, va: int, length: int | str, cpu: int, *, free_tables: bool = False) -> None:
-        """Take memory out of the tables. Its translations are stale until `invalidate`."""
+    def open_stale(self, span: Span, pa: int, holders: Iterable[int]) -> None:
+        """Note that `holders` (CPUs, or devices by number) may hold `span` though no table does."""
+        self._stale.append(_Stale(span.start, span.last, pa, set(holders)))
+
+    def _check_stale(self, span: Span, cpus: Iterable[int]) -> None:
+        asked = set(cpus)
+        for stale in self._stale:
+            if stale.first <= span.last and span.start <= stale.last and stale.cpus & asked:
+                raise InvalidationOwed(
+                    f"{span} is mapped anew while CPUs {sorted(stale.cpus)} may still hold "
+                    f"{stale.first:#x}..{stale.last:#x}"
+                )
+
+    def split(self, va: int, length: int | str, page_size: int | str, cpu: int) -> None:
+        """Make leaves of `page_size` of larger ones that the span touches, and invalidate on all CPUs.
+
+        Linux arch/x86/mm/pat/set_memory.c, __split_large_page(): a split is followed by flush_tlb_all().
+        Raises as PageTable.split; without larger leaves nothing happens.
+        """
         self.mmu(cpu)
+        span = Span.of(va, length)
+        owed = self.table.split(va, length, page_size)
+        if not owed:
+            return
+        self.account(owed, cpu)
+        made = owed.tables_allocated_bytes
+        self.note(Event.SPLIT, cpu, made, first=span.start, last=span.last)
+        self._owed.append((owed, set(range(self.cpus))))
+        self.invalidate(None, cpu)
+
+    def collapse(self, va: int, length: int | str, page_size: int | str, cpu: int) -> None:
+        """Make larger leaves of smaller ones, and invalidate on all CPUs; raises as PageTable.collapse."""
+        self.mmu(cpu)
+        span = Span.of(va, length)
+        owed = self.table.collapse(va, length, page_size)
+        self.account(owed, cpu)
+        gone = sum(size for _, size in owed.tables)
+        self.note(Event.COLLAPSED, cpu, gone, first=span.start, last=span.last)
+        self._owed.append((owed, set(range(self.cpus))))
+        self.invalidate(None, cpu)
+
+    def unmap(
+        self,
+        va: int,
+        length: int | str,
+        cpu: int,
+        *,
+        free_tables: bool = False,
+        cpus: Iterable[int] | None = None,
+    ) -> None:
+        """Take memory out of the tables. Its translations are stale until `invalidate`.
+
+        `cpus`: those that ever used it, where a mapping is one CPU's own by contract (default: all).
+        """
+        self.mmu(cpu)
+        holders = frozenset(range(self.cpus) if cpus is None else cpus)
         span = Span.of(va, length)
         pa = self.table.translate(va)
         owed = self.table.unmap(va, length, free_tables=free_tables)
         self._share_kernel_half(owed)
-        self._account(owed, cpu)
-        self.note(
-            Event.UNMAPPED, cpu, span.size // self.page_bytes, first=va, last=span.last, pa=pa
-        )
-        self._stale.append(_Stale(va, span.last, pa, set(range(self.cpus))))
+        self.account(owed, cpu)
+        pages = span.size // self.page_bytes
+        named = frozenset() if cpus is None else holders
+        self.note(Event.UNMAPPED, cpu, pages, first=va, last=span.last, pa=pa, cpus=named)
+        self.open_stale(span, pa, holders)
         if owed.tables:
             self._owed.append((owed, set(range(self.cpus))))
 
@@ -256,7 +339,7 @@ class Machine:
                 self._mmus[n].invalidate_all()
         self.note(Event.INVALIDATED, cpu, pages, first=asked.start, last=asked.last, cpus=targets)
         self._reach(targets - {cpu}, cpu, pages)
-        self._settle(asked, targets, cpu)
+        self.settle(asked, targets, cpu)
 
     def _reach(self, remote: Iterable[int], cpu: int, pages: int) -> None:
         """Note how other CPUs were told: interrupted, and waited for, or by broadcast commands."""
@@ -269,7 +352,7 @@ class Machine:
         else:
             self.note(Event.BROADCAST, cpu, self.shootdown.commands(pages), cpus=others)
 
-    def _settle(self, span: Span, targets: frozenset[int], cpu: int) -> None:
+    def settle(self, span: Span, targets: frozenset[int], cpu: int) -> None:
         """Close what the invalidation of `span` on `targets` closes."""
         left = []
         for stale in self._stale:
@@ -337,6 +420,16 @@ class Machine:
             if number:
                 self.note(event, cpu, number)
 
+    # -- devices -----------------------------------------------------------------------------
+
+    def attach(
+        self, format: str | Format = DEVICE_FORMAT, tlb: str | Sequence[TlbLevel] = DEVICE_TLB
+    ) -> Device:
+        """Put a device behind an IOMMU of its own: a root of `format` and a TLB (a preset or levels)."""
+        levels = preset(tlb).levels if isinstance(tlb, str) else tlb
+        self.devices.append(Device(self, self.cpus + len(self.devices), format, levels))
+        return self.devices[-1]
+
     # -- processes ---------------------------------------------------------------------------
 
     def process(self, own_format: str | Format | None = None) -> Process:
@@ -403,7 +496,7 @@ class Machine:
         """Map memory for a process, for user mode; raises as PageTable.map."""
         span = self._own(process, va, length)
         owed = process.table.map(va, pa, length, access=access, user=True, page_size=page_size)
-        self._account(owed, cpu)
+        self.account(owed, cpu)
         self.note(Event.MAPPED, cpu, span.size // self.page_bytes, first=va, last=span.last, pa=pa)
         self._pay(process, owed, span, cpu)
 
@@ -414,7 +507,7 @@ class Machine:
         span = self._own(process, va, length)
         pa = process.table.translate(va)
         owed = process.table.unmap(va, length, free_tables=free_tables)
-        self._account(owed, cpu)
+        self.account(owed, cpu)
         pages = span.size // self.page_bytes
         self.note(Event.UNMAPPED, cpu, pages, first=va, last=span.last, pa=pa)
         self._pay(process, owed, span, cpu)

@@ -86,14 +86,15 @@ def compare(
     """Run each strategy over `workload` on a machine of its own, and price what it did.
 
     `strategies`: names, "package.module:maker" texts, or functions that take a Machine and return a
-    Strategy, a class say (default: all by name); `cpus`: by default those of the trace; `machine`: makes
-    one for a number of CPUs; `touch`: the declared access model. Raises UnknownStrategy for a name
+    Strategy, a class say (default: all but those that work page by page); `cpus`: by default those of the
+    trace; `machine`: makes one for a number of CPUs; `touch`: the declared access model. Raises UnknownStrategy for a name
     that is none or a maker that cannot be imported, and OutOfRange for fewer CPUs than the trace uses,
     before anything is run; UnknownStrategy too when what a maker returns is no Strategy.
     """
     modelled = touch if isinstance(touch, Touch) else Touch.parse(touch)
     asked = [strategies] if isinstance(strategies, str) else strategies
-    chosen = [known_strategies.find(what) for what in asked or known_strategies.names()]
+    usual = [known.name for known in known_strategies.known() if not known.by_page]
+    chosen = [known_strategies.find(what) for what in asked or usual]
     count = workload.cpus if cpus is None else cpus
     _check_cpus(workload, count)
     make = machine if machine is not None else _default_machine

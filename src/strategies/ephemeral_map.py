@@ -1,0 +1,83 @@
+"""ephemeral_map: pages that are mapped nowhere, reached through a window of the CPU for as long as
+a touch takes.
+
+The mechanism and the policy are a proposal's: the ephemeral map of the __GFP_UNMAPPED series of
+2026 (windows.py has it). Where the proposal takes pages out of the direct map first
+(`unmapped_pool` does), here they never were in one: what is priced is the reaching alone.
+
+A translation stays on the CPU until its region wraps, also when the page has been freed meanwhile:
+that is the proposal's open question, and the exposure windows show it. `eager` is ours: a release
+invalidates first.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ptcore.errors import NotAllocated
+from ptcore.machine import Event, Handle, Machine, Request
+from ptcore.strategies import Known
+from ptcore.strategies.windows import EphemeralWindow
+from ptcore.units import Span
+
+MOST_PAGES = 16  # mapped at a time: ours; the proposal maps a folio
+
+
+class EphemeralMap:
+    """Frames without an address. `eager`: no translation outlives the memory."""
+
+    exposure_by_design: str | None = None
+
+    def __init__(self, machine: Machine, *, eager: bool = False) -> None:
+        self.machine = machine
+        self.name = "ephemeral_map_eager" if eager else "ephemeral_map"
+        self._eager = eager
+        self.window = EphemeralWindow(machine)
+        self._live: dict[int, Handle] = {}
+        self._next = 0
+
+    def acquire(self, request: Request) -> Handle:
+        """Take frames; they are reachable only while they are touched."""
+        pa = self.machine.allocate_frames(request.pages, request.cpu)
+        self._next += 1
+        handle = Handle(self._next, request.pages, pa, None)
+        self._live[handle.number] = handle
+        self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
+        return handle
+
+    def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
+        """Map, touch and unmap, some pages at a time."""
+        if handle.number not in self._live:
+            raise NotAllocated(f"handle {handle.number} is not live")
+        self.machine.mmu(cpu)
+        handle.check_offsets(span, self.machine.page_bytes)
+        self.window.reach(cpu, handle.pa, span, kind, MOST_PAGES)
+
+    def release(self, handle: Handle, cpu: int) -> None:
+        """Give the frames back; CPUs that touched them may hold translations until their regions wrap."""
+        self.machine.mmu(cpu)
+        if self._live.pop(handle.number, None) is None:
+            raise NotAllocated(f"handle {handle.number} is not live")
+        if self._eager and self.machine.stale():
+            self.machine.invalidate(None, cpu)
+        self.machine.free_frames(handle.pa, handle.pages, cpu)
+        self.machine.note(Event.RELEASED, cpu, handle.pages)
+
+    def idle(self) -> None:
+        """Nothing is due by time: regions are cleaned when they wrap."""
+
+
+STRATEGIES = (
+    Known(
+        "ephemeral_map",
+        "Pages without an address; a window per CPU, invalidated there alone when it is used up.",
+        "a proposal's (mermap, 2026)",
+        EphemeralMap,
+    ),
+    Known(
+        "ephemeral_map_eager",
+        "The same, but every release invalidates before the frames go back.",
+        "ours, over the proposal's mechanism",
+        partial(EphemeralMap, eager=True),
+    ),
+)

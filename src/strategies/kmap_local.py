@@ -1,0 +1,98 @@
+"""kmap_local: pages that are mapped nowhere, reached one by one through slots of the CPU, in the
+order of a stack.
+
+The mechanism and the policy are the kernel's, for memory without a direct map: Linux mm/highmem.c
+(v6.18), __kmap_local_pfn_prot() takes the next slot of the CPU, kunmap_local_indexed() gives the
+last one back, and on x86 each of them invalidates its one page on that CPU
+(arch/x86/include/asm/highmem.h, arch_kmap_local_post_map(), arch_kmap_local_post_unmap()). With a
+direct map, kmap_local is the direct map's address: see `direct_map`.
+"""
+
+from __future__ import annotations
+
+from ptcore.errors import NotAllocated, OutOfRange
+from ptcore.machine import Event, Handle, Machine, Request
+from ptcore.strategies import Known
+from ptcore.strategies.windows import build_tables
+from ptcore.units import Span
+
+# Linux Documentation/arch/x86/x86_64/mm.rst: the same unused hole as the ephemeral map's, half way up.
+SLOTS_START = 0xFFFF_EB80_0000_0000
+SLOTS = 16  # Linux include/asm-generic/kmap_size.h: KM_MAX_IDX without debugging
+
+
+class KmapLocal:
+    """Frames without an address; a stack of slots per CPU."""
+
+    name = "kmap_local"
+    exposure_by_design: str | None = None
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self._depth = [0] * machine.cpus
+        self._live: dict[int, Handle] = {}
+        self._next = 0
+        build_tables(machine, Span.of(SLOTS_START, SLOTS * machine.cpus * machine.page_bytes))
+
+    def acquire(self, request: Request) -> Handle:
+        """Take frames; they are reachable only while they are touched."""
+        pa = self.machine.allocate_frames(request.pages, request.cpu)
+        self._next += 1
+        handle = Handle(self._next, request.pages, pa, None)
+        self._live[handle.number] = handle
+        self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
+        return handle
+
+    def push(self, pa: int, cpu: int) -> int:
+        """Map a frame in the CPU's next slot; return the address. OutOfRange when all are in use."""
+        self.machine.mmu(cpu)
+        page = self.machine.page_bytes
+        if self._depth[cpu] == SLOTS:
+            raise OutOfRange(f"all {SLOTS} slots of CPU {cpu} are in use")
+        va = SLOTS_START + (cpu * SLOTS + self._depth[cpu]) * page
+        self.machine.map(va, pa, page, cpu, page_size=page, cpus=(cpu,))
+        self._depth[cpu] += 1
+        return va
+
+    def pop(self, va: int, cpu: int) -> None:
+        """Give a slot back. Raises OutOfRange unless it is the one that was taken last."""
+        page = self.machine.page_bytes
+        if va != SLOTS_START + (cpu * SLOTS + self._depth[cpu] - 1) * page:
+            raise OutOfRange(f"{va:#x} is not the slot that CPU {cpu} took last")
+        self._depth[cpu] -= 1
+        self.machine.unmap(va, page, cpu, cpus=(cpu,))
+        self.machine.invalidate(Span.of(va, page), cpu, (cpu,))
+
+    def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
+        """Map, touch and unmap, page by page."""
+        if handle.number not in self._live:
+            raise NotAllocated(f"handle {handle.number} is not live")
+        self.machine.mmu(cpu)
+        page = self.machine.page_bytes
+        handle.check_offsets(span, page)
+        for number in range(span.start // page, span.last // page + 1):
+            va = self.push(handle.pa + number * page, cpu)
+            self.machine.access(Span.of(va, page), cpu, kind)
+            self.pop(va, cpu)
+
+    def release(self, handle: Handle, cpu: int) -> None:
+        """Give the frames back; nobody holds a translation to them."""
+        self.machine.mmu(cpu)
+        if self._live.pop(handle.number, None) is None:
+            raise NotAllocated(f"handle {handle.number} is not live")
+        self.machine.free_frames(handle.pa, handle.pages, cpu)
+        self.machine.note(Event.RELEASED, cpu, handle.pages)
+
+    def idle(self) -> None:
+        """Nothing is ever put off."""
+
+
+STRATEGIES = (
+    Known(
+        "kmap_local",
+        "Pages without an address; one slot per touch, invalidated on its CPU at once.",
+        "the kernel's, for memory without a direct map",
+        KmapLocal,
+        by_page=True,
+    ),
+)

@@ -1,0 +1,85 @@
+"""naive_unmap: pages leave the direct map one allocation at a time, and every removal invalidates
+on all CPUs.
+
+The cautionary baseline. The mechanism is the kernel's (Linux arch/x86/mm/pat/set_memory.c,
+set_direct_map_invalid_noflush(), with a flush after it, as mm/secretmem.c has it): splits of the
+direct map's large leaves, entries cleared page by page, an invalidation each. To touch such a page
+the kernel must put it back for a moment and take it out again, with another invalidation.
+"""
+
+from __future__ import annotations
+
+from ptcore.errors import NotAllocated
+from ptcore.machine import Event, Handle, Machine, Request
+from ptcore.strategies import Known
+from ptcore.strategies.direct_map import PAGE_OFFSET, map_all
+from ptcore.units import Span
+
+
+class NaiveUnmap:
+    """Memory is out of the direct map while it is allocated; page by page."""
+
+    name = "naive_unmap"
+    exposure_by_design: str | None = None
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self._live: dict[int, Handle] = {}
+        self._next = 0
+        map_all(machine)
+
+    def acquire(self, request: Request) -> Handle:
+        """Take frames and remove each from the direct map, with an invalidation on all CPUs."""
+        page = self.machine.page_bytes
+        pa = self.machine.allocate_frames(request.pages, request.cpu)
+        self.machine.split(PAGE_OFFSET + pa, request.pages * page, page, request.cpu)
+        for number in range(request.pages):
+            self._remove(pa + number * page, request.cpu)
+        self._next += 1
+        handle = Handle(self._next, request.pages, pa, None)
+        self._live[handle.number] = handle
+        self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
+        return handle
+
+    def _remove(self, pa: int, cpu: int) -> None:
+        page = self.machine.page_bytes
+        self.machine.unmap(PAGE_OFFSET + pa, page, cpu)
+        self.machine.invalidate(Span.of(PAGE_OFFSET + pa, page), cpu)
+
+    def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
+        """Put each page back, touch it, and remove it again."""
+        if handle.number not in self._live:
+            raise NotAllocated(f"handle {handle.number} is not live")
+        self.machine.mmu(cpu)
+        page = self.machine.page_bytes
+        handle.check_offsets(span, page)
+        for number in range(span.start // page, span.last // page + 1):
+            pa = handle.pa + number * page
+            self.machine.map(PAGE_OFFSET + pa, pa, page, cpu, page_size=page)
+            self.machine.access(Span.of(PAGE_OFFSET + pa, page), cpu, kind)
+            self._remove(pa, cpu)
+
+    def release(self, handle: Handle, cpu: int) -> None:
+        """Put the pages back into the direct map, in leaves of the smallest size: it does not heal."""
+        self.machine.mmu(cpu)
+        if self._live.pop(handle.number, None) is None:
+            raise NotAllocated(f"handle {handle.number} is not live")
+        page = self.machine.page_bytes
+        size = handle.pages * page
+        self.machine.map(PAGE_OFFSET + handle.pa, handle.pa, size, cpu, page_size=page)
+        self.machine.free_frames(handle.pa, handle.pages, cpu)
+        self.machine.note(Event.RELEASED, cpu, handle.pages)
+
+    def idle(self) -> None:
+        """Nothing is ever put off."""
+
+
+STRATEGIES = (
+    Known(
+        "naive_unmap",
+        "Every page out of the direct map by itself, with an invalidation on all CPUs each time.",
+        "the kernel's mechanism, used as the cautionary baseline",
+        NaiveUnmap,
+        by_page=True,
+    ),
+)

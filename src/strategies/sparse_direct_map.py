@@ -1,0 +1,141 @@
+"""sparse_direct_map: linear segments with holes between them, and a second direct map for device memory.
+
+Segments and holes are the kernel's: memory hotplug adds sections of the direct map and removes them
+(Linux arch/x86/mm/init_64.c, arch_add_memory(), arch_remove_memory()), in leaves as large as their
+alignment allows. A second direct map, for memory that only a device's driver may reach, comes from
+a secondary article on the 2026 discussion; here it is a range of its own, in which a device's
+memory is a segment for as long as it lives. Whatever is in no segment is unreachable: a hole.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import partial
+
+from ptcore.errors import AddressError, AlreadyMapped, MapError, NotAllocated, NotMapped
+from ptcore.machine import Event, Handle, Machine, Request
+from ptcore.strategies import Known
+from ptcore.strategies.direct_map import PAGE_OFFSET
+from ptcore.units import Span
+
+# Linux Documentation/arch/x86/x86_64/mm.rst: the direct map has 64 TB; the second one takes its upper half.
+SECOND_OFFSET = PAGE_OFFSET + (1 << 45)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Memory from `pa` on is at `va` and on. Bytes."""
+
+    pa: int
+    length: int
+    va: int
+
+
+class SparseDirectMap:
+    """Segments by physical address. `holes`: (pa, length) of memory that is in none, in bytes."""
+
+    exposure_by_design: str | None = "reachable by design, but device memory"
+
+    def __init__(
+        self, machine: Machine, *, holes: tuple[tuple[int, int], ...] = (), name: str = ""
+    ) -> None:
+        self.machine = machine
+        self.name = name or "sparse_direct_map"
+        self.segments: list[Segment] = []
+        self._live: dict[int, tuple[Handle, str | None]] = {}
+        self._next = 0
+        start = 0
+        for pa, length in (*sorted(holes), (machine.data_bytes, 0)):
+            if pa > start:
+                self.add_segment(Segment(start, pa - start, PAGE_OFFSET + start), 0)
+            start = pa + length
+
+    def add_segment(self, segment: Segment, cpu: int) -> None:
+        """Map a segment, in leaves as large as pa, va and length allow. O(log segments) and its leaves.
+
+        Raises AlreadyMapped where another one has some of the memory, AddressError for parts of pages.
+        """
+        page = self.machine.page_bytes
+        if (segment.pa | segment.va | segment.length) % page or segment.length <= 0:
+            raise AddressError(f"{segment} has parts of pages")
+        at = bisect_right(self.segments, segment.pa, key=lambda s: s.pa)
+        for other in self.segments[max(at - 1, 0) : at + 1]:
+            if other.pa < segment.pa + segment.length and segment.pa < other.pa + other.length:
+                raise AlreadyMapped(f"{segment} has memory of {other}")
+        self.machine.map(segment.va, segment.pa, segment.length, cpu)
+        self.segments.insert(at, segment)
+
+    def remove_segment(self, pa: int, cpu: int) -> None:
+        """Unmap the segment that begins at `pa`, with one invalidation on all CPUs. NotMapped without one."""
+        segment = self.find(pa)
+        if segment is None or segment.pa != pa:
+            raise NotMapped(f"no segment begins at {pa:#x}")
+        self.machine.unmap(segment.va, segment.length, cpu)
+        self.machine.invalidate(Span.of(segment.va, segment.length), cpu)
+        self.segments.remove(segment)
+
+    def find(self, pa: int) -> Segment | None:
+        """Return the segment that has `pa`, None in a hole. O(log segments)."""
+        at = bisect_right(self.segments, pa, key=lambda s: s.pa) - 1
+        if at < 0 or pa >= self.segments[at].pa + self.segments[at].length:
+            return None
+        return self.segments[at]
+
+    def acquire(self, request: Request) -> Handle:
+        """Take frames; a device's become a segment of the second direct map."""
+        page = self.machine.page_bytes
+        size = request.pages * page
+        pa = self.machine.allocate_frames(
+            request.pages, request.cpu, align=max(request.align, page)
+        )
+        segment = self.find(pa)
+        start = None if segment is None else segment.va + pa - segment.pa
+        if request.device is not None:
+            start = SECOND_OFFSET + pa
+            try:
+                self.machine.map(start, pa, size, request.cpu)
+            except MapError:
+                self.machine.free_frames(pa, request.pages, request.cpu)
+                raise
+        self._next += 1
+        span = None if start is None else Span.of(start, size)
+        handle = Handle(self._next, request.pages, pa, span)
+        self._live[handle.number] = handle, request.device
+        self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
+        return handle
+
+    def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
+        """Touch pages in their segment. Raises NotMapped for memory in a hole."""
+        if handle.number not in self._live:
+            raise NotAllocated(f"handle {handle.number} is not live")
+        handle.check_offsets(span, self.machine.page_bytes)
+        if handle.span is None:
+            raise NotMapped(f"the memory at {handle.pa:#x} is in a hole of the direct map")
+        start = handle.span.start
+        self.machine.access(Span(start + span.start, start + span.last), cpu, kind)
+
+    def release(self, handle: Handle, cpu: int) -> None:
+        """Remove a device's segment; other memory stays reachable: that is the design."""
+        self.machine.mmu(cpu)
+        if handle.number not in self._live:
+            raise NotAllocated(f"handle {handle.number} is not live")
+        _, device = self._live.pop(handle.number)
+        if device is not None and handle.span is not None:
+            self.machine.unmap(handle.span.start, handle.span.size, cpu)
+            self.machine.invalidate(handle.span, cpu)
+        self.machine.free_frames(handle.pa, handle.pages, cpu)
+        self.machine.note(Event.RELEASED, cpu, handle.pages)
+
+    def idle(self) -> None:
+        """Nothing is ever put off."""
+
+
+STRATEGIES = (
+    Known(
+        "sparse_direct_map",
+        "Linear segments with holes; a device's memory in a second direct map while it lives.",
+        "the kernel's hotplug; the second direct map a secondary article's",
+        partial(SparseDirectMap),
+    ),
+)

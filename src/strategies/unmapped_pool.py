@@ -1,0 +1,117 @@
+"""unmapped_pool: whole page blocks leave the direct map; allocations inside them cost no invalidation.
+
+The mechanism and the policy are a proposal's: the __GFP_UNMAPPED series of 2026 (v4:
+ALLOC_UNMAPPED) keeps free lists of unmapped page blocks. A refill takes a block of 2 MiB out of the
+direct map as a whole (one large leaf cleared, split off a larger one if need be) with one
+invalidation on all CPUs. Pages inside are allocated and freed without touching the direct map, and
+reached through the ephemeral map (windows.py). A block that is wholly free goes back when there is
+time: it is mapped again, which needs no invalidation.
+"""
+
+from __future__ import annotations
+
+from ptcore.allocators import AddressTree
+from ptcore.errors import MapError, NoAddressSpace, NotAllocated
+from ptcore.machine import Event, Handle, Machine, Request
+from ptcore.strategies import Known
+from ptcore.strategies.direct_map import PAGE_OFFSET, map_all
+from ptcore.strategies.ephemeral_map import MOST_PAGES
+from ptcore.strategies.windows import EphemeralWindow
+from ptcore.units import Span
+
+BLOCK_PAGES = 512  # Linux pageblock_order on x86-64: 2 MiB with pages of 4 KiB
+
+
+class UnmappedPool:
+    """Blocks out of the direct map, and pages out of blocks."""
+
+    name = "unmapped_pool"
+    exposure_by_design: str | None = None
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self._block = BLOCK_PAGES * machine.page_bytes
+        map_all(machine)
+        self.window = EphemeralWindow(machine)
+        self._free = AddressTree(0, machine.data_bytes - 1)
+        self._free.reserve(0, machine.data_bytes)
+        self._live: dict[int, Handle] = {}
+        self._next = 0
+        self._blocks: set[int] = set()
+
+    @property
+    def stranded_pages(self) -> int:
+        """Pages of the pool's blocks that serve nobody."""
+        return self._free.free_bytes // self.machine.page_bytes
+
+    def acquire(self, request: Request) -> Handle:
+        """Take pages out of the pool; without enough in a row, blocks out of the direct map first."""
+        size = request.pages * self.machine.page_bytes
+        self.machine.mmu(request.cpu)
+        try:
+            pa = self._free.allocate(size)
+            self.machine.note(Event.POOL_HIT, request.cpu)
+        except NoAddressSpace:
+            self._refill(-(-size // self._block), request.cpu)
+            pa = self._free.allocate(size)
+            self.machine.note(Event.POOL_MISS, request.cpu)
+        self.machine.take_from_pool(pa, request.pages, request.cpu)
+        self._next += 1
+        handle = Handle(self._next, request.pages, pa, None)
+        self._live[handle.number] = handle
+        self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
+        return handle
+
+    def _refill(self, blocks: int, cpu: int) -> None:
+        size = blocks * self._block
+        pa = self.machine.allocate_frames(blocks * BLOCK_PAGES, cpu, align=self._block)
+        try:
+            self.machine.split(PAGE_OFFSET + pa, size, self._block, cpu)
+        except MapError:
+            self.machine.free_frames(pa, blocks * BLOCK_PAGES, cpu)
+            raise
+        self.machine.unmap(PAGE_OFFSET + pa, size, cpu)
+        self.machine.invalidate(Span.of(PAGE_OFFSET + pa, size), cpu)
+        self._free.free(pa, size)
+        self._blocks.update(range(pa, pa + size, self._block))
+
+    def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
+        """Touch pages through the CPU's window."""
+        if handle.number not in self._live:
+            raise NotAllocated(f"handle {handle.number} is not live")
+        self.machine.mmu(cpu)
+        handle.check_offsets(span, self.machine.page_bytes)
+        self.window.reach(cpu, handle.pa, span, kind, MOST_PAGES)
+
+    def release(self, handle: Handle, cpu: int) -> None:
+        """Give the pages back to the pool: no table changes, and no invalidation."""
+        self.machine.mmu(cpu)
+        if self._live.pop(handle.number, None) is None:
+            raise NotAllocated(f"handle {handle.number} is not live")
+        self._free.free(handle.pa, handle.pages * self.machine.page_bytes)
+        self.machine.return_to_pool(handle.pa, handle.pages, cpu)
+        self.machine.note(Event.RELEASED, cpu, handle.pages)
+
+    def idle(self) -> None:
+        """Give whole free blocks back to the direct map."""
+        for first, last in self._free.spans().tolist():
+            for pa in range(-(-first // self._block) * self._block, last + 1, self._block):
+                if pa in self._blocks and pa + self._block - 1 <= last:
+                    self._give_back(pa)
+
+    def _give_back(self, pa: int) -> None:
+        self._free.reserve(pa, self._block)
+        self._blocks.remove(pa)
+        self.machine.map(PAGE_OFFSET + pa, pa, self._block, cpu=0)
+        self.machine.free_frames(pa, BLOCK_PAGES, cpu=0)
+        self.machine.note(Event.DRAINED, 0, 1, first=pa, last=pa + self._block - 1)
+
+
+STRATEGIES = (
+    Known(
+        "unmapped_pool",
+        "Blocks of 2 MiB out of the direct map at once; pages inside through the ephemeral map.",
+        "a proposal's (__GFP_UNMAPPED, 2026)",
+        UnmappedPool,
+    ),
+)

@@ -1,0 +1,101 @@
+"""Windows of ready tables: where pages without an address of their own are reached for a moment.
+
+`EphemeralWindow` is the mechanism of the ephemeral map ("mermap") proposed for Linux with the
+__GFP_UNMAPPED series of 2026 (bjackman/linux, mm/mermap.c): a region per CPU whose tables are built
+beforehand, a pointer that only goes up, no invalidation when a mapping is given up, and one, of
+this CPU alone, when the region is used up. It may fail; the last page of a region is a reserve that
+always serves one page and is invalidated at once. There it is a region per address space and CPU;
+here the kernel's one address space has them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ptcore.machine import Event, Machine
+from ptcore.units import Span
+
+# Linux Documentation/arch/x86/x86_64/mm.rst: "unused hole" from ffffeb0000000000 to ffffebffffffffff.
+EPHEMERAL_START = 0xFFFF_EB00_0000_0000
+# The early prototype's region: PAGE_SIZE << MAX_PAGECACHE_ORDER, 2 MiB with pages of 4 KiB.
+REGION_PAGES = 512
+RESERVE_PAGES = 1
+
+
+@dataclass(slots=True)
+class Region:
+    """One CPU's: its first address, the next page that was never used, and what is live in it."""
+
+    start: int
+    next: int = 0
+    live: dict[int, int] = field(default_factory=dict)  # first page: pages
+
+
+class EphemeralWindow:
+    """A region of REGION_PAGES per CPU, from `start` on."""
+
+    def __init__(
+        self, machine: Machine, start: int = EPHEMERAL_START, pages: int = REGION_PAGES
+    ) -> None:
+        self.machine = machine
+        self.pages = pages
+        size = pages * machine.page_bytes
+        self.regions = [Region(start + cpu * size) for cpu in range(machine.cpus)]
+        build_tables(machine, Span.of(start, size * machine.cpus))
+
+    def get(self, cpu: int, pa: int, pages: int) -> int | None:
+        """Map frames in the CPU's region; return the address, or None where there is no room."""
+        region, page = self.regions[cpu], self.machine.page_bytes
+        usable = self.pages - RESERVE_PAGES
+        if region.next + pages > usable:
+            free = max((first + count for first, count in region.live.items()), default=0)
+            if free + pages > usable:
+                return None
+            span = Span.of(region.start, self.pages * page)
+            self.machine.invalidate(span, cpu, (cpu,))
+            region.next = free
+        first = region.next
+        region.next += pages
+        region.live[first] = pages
+        self.machine.map(
+            region.start + first * page, pa, pages * page, cpu, page_size=page, cpus=(cpu,)
+        )
+        return region.start + first * page
+
+    def put(self, cpu: int, va: int) -> None:
+        """Clear the entries of what `get` returned; the CPU may hold them until its region wraps."""
+        region, page = self.regions[cpu], self.machine.page_bytes
+        pages = region.live.pop((va - region.start) // page)
+        self.machine.unmap(va, pages * page, cpu, cpus=(cpu,))
+
+    def reach(self, cpu: int, pa: int, span: Span, kind: str, most: int) -> None:
+        """Touch the bytes `span` of the memory at `pa`, up to `most` pages at a time."""
+        page = self.machine.page_bytes
+        at, last = span.start // page, span.last // page
+        while at <= last:
+            count = min(most, last - at + 1)
+            va = self.get(cpu, pa + at * page, count)
+            if va is not None:
+                self.machine.access(Span.of(va, count * page), cpu, kind)
+                self.put(cpu, va)
+            else:
+                count = 1
+                self._through_reserve(cpu, pa + at * page, kind)
+            at += count
+
+    def _through_reserve(self, cpu: int, pa: int, kind: str) -> None:
+        page = self.machine.page_bytes
+        va = self.regions[cpu].start + (self.pages - 1) * page
+        self.machine.note(Event.FALLBACK, cpu)
+        self.machine.map(va, pa, page, cpu, page_size=page, cpus=(cpu,))
+        self.machine.access(Span.of(va, page), cpu, kind)
+        self.machine.unmap(va, page, cpu, cpus=(cpu,))
+        self.machine.invalidate(Span.of(va, page), cpu, (cpu,))
+
+
+def build_tables(machine: Machine, span: Span) -> None:
+    """Have every table of a window before its first use, and nothing mapped."""
+    page = machine.page_bytes
+    machine.map(span.start, 0, span.size, cpu=0, page_size=page)
+    machine.unmap(span.start, span.size, cpu=0)
+    machine.invalidate(span, cpu=0)

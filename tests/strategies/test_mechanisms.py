@@ -1,0 +1,229 @@
+"""What each strategy is known for, counted in its ledger."""
+
+from __future__ import annotations
+
+import pytest
+
+from ptcore import strategies
+from ptcore.errors import (
+    AlreadyMapped,
+    InvalidationOwed,
+    NoFrame,
+    NotMapped,
+    OutOfRange,
+)
+from ptcore.machine import Event, Machine, Request
+from ptcore.machine.exposure import windows
+from ptcore.strategies import UnknownStrategy
+from ptcore.strategies.hybrid import Hybrid
+from ptcore.strategies.iommu import TIMEOUT_NS, Iommu
+from ptcore.strategies.kmap_local import SLOTS, KmapLocal
+from ptcore.strategies.sparse_direct_map import Segment, SparseDirectMap
+from ptcore.strategies.unmapped_pool import BLOCK_PAGES, UnmappedPool
+from ptcore.strategies.windows import EphemeralWindow
+from ptcore.units import Span
+
+PAGE = 4096
+GIB = 1 << 30
+
+
+def count(machine: Machine, event: Event, first_row: int = 0) -> int:
+    return machine.ledger.totals(first_row)[event][0]
+
+
+def test_an_ephemeral_region_is_invalidated_once_in_511_maps_and_only_on_its_cpu() -> None:
+    machine = Machine(4, ram="1G")
+    window = EphemeralWindow(machine)
+    boot = len(machine.ledger)
+    for _ in range(5 * 511):
+        window.put(2, window.get(2, 0x1000, 1))
+    assert count(machine, Event.INVALIDATED, boot) == 4  # the first 511 need none
+    assert count(machine, Event.INTERRUPTED, boot) == 0
+    rows = machine.ledger.rows()[boot:]
+    targets = {
+        machine.ledger.cpu_set(int(row["cpus"]))
+        for row in rows
+        if row["event"] == Event.INVALIDATED
+    }
+    assert targets == {frozenset({2})}
+
+
+def test_an_ephemeral_region_fails_when_what_is_live_leaves_no_room() -> None:
+    machine = Machine(1, ram="1G")
+    window = EphemeralWindow(machine, pages=8)
+    held = window.get(0, 0x1000, 5)
+    assert window.get(0, 0x1000, 3) is None
+    window.put(0, window.get(0, 0x1000, 2))
+    assert window.get(0, 0x1000, 2) is not None  # after a wrap, above what is live
+    window.reach(0, 0x10_0000, Span.of(0, 3 * PAGE), "r", most=3)
+    assert count(machine, Event.FALLBACK) == 3
+    assert held == window.regions[0].start
+
+
+def test_a_refill_of_the_pool_is_one_invalidation_for_512_pages() -> None:
+    machine = Machine(8, ram="4G")
+    pool = UnmappedPool(machine)
+    boot = len(machine.ledger)
+    handles = [pool.acquire(Request(n % 8, 1)) for n in range(BLOCK_PAGES)]
+    # One for the split of the large leaf, one for the block.
+    assert count(machine, Event.INVALIDATED, boot) == 2
+    assert count(machine, Event.SPLIT, boot) == 1
+    assert pool.stranded_pages == 0
+    for handle in handles[1:]:
+        pool.release(handle, 0)
+    pool.idle()
+    assert pool.stranded_pages == BLOCK_PAGES - 1, "a block with a live page stays"
+    pool.release(handles[0], 0)
+    pool.idle()
+    assert pool.stranded_pages == 0
+    assert count(machine, Event.INVALIDATED, boot) == 2, "giving back needs none"
+
+
+def test_a_page_of_the_pool_that_is_freed_may_still_be_held_and_the_window_says_so() -> None:
+    machine = Machine(2, ram="1G")
+    pool = UnmappedPool(machine)
+    handle = pool.acquire(Request(0, 1))
+    pool.access(handle, Span.of(0, PAGE), 1, "w")
+    pool.release(handle, 0)
+    pool.acquire(Request(0, 1))
+    machine.advance(5000)
+    machine.invalidate(None, 0)
+    (window,) = windows(machine.ledger, machine.cpus)
+    assert (window["held_on"], window["reused"], window["end_ns"], window["cpus"]) == (
+        1, True, 5000, 1,
+    )  # fmt: skip
+
+
+def test_naive_removal_invalidates_for_every_page_and_splits_the_direct_map() -> None:
+    machine = Machine(4, ram="1G")
+    strategy = strategies.get("naive_unmap").make(machine)
+    boot = len(machine.ledger)
+    strategy.acquire(Request(0, 20))
+    assert count(machine, Event.INVALIDATED, boot) == 20 + 1  # and one for the split
+    assert machine.ledger.totals(boot)[Event.INTERRUPTED][1] == 21 * 3
+
+
+def test_slots_are_a_stack() -> None:
+    strategy = KmapLocal(Machine(2, ram="1G"))
+    held = [strategy.push(PAGE * (n + 1), 1) for n in range(SLOTS)]
+    with pytest.raises(OutOfRange, match="in use"):
+        strategy.push(PAGE, 1)
+    with pytest.raises(OutOfRange, match="took last"):
+        strategy.pop(held[0], 1)
+    for va in reversed(held):
+        strategy.pop(va, 1)
+    assert strategy.machine.stale() == ()
+
+
+def test_segments_are_found_and_holes_are_not() -> None:
+    machine = Machine(1, ram="8G")
+    strategy = SparseDirectMap(machine, holes=((GIB, GIB), (3 * GIB, PAGE)))
+    assert [s.pa for s in strategy.segments] == [0, 2 * GIB, 3 * GIB + PAGE]
+    assert strategy.find(GIB - 1).pa == 0
+    assert strategy.find(GIB) is None
+    assert strategy.find(3 * GIB) is None
+    assert machine.table.walk(strategy.segments[1].va).page_size == GIB
+    with pytest.raises(AlreadyMapped):
+        strategy.add_segment(Segment(0, PAGE, 0xFFFF_9000_0000_0000), 0)
+    strategy.remove_segment(2 * GIB, 0)
+    assert strategy.find(2 * GIB) is None
+    with pytest.raises(NotMapped):
+        strategy.remove_segment(2 * GIB, 0)
+    strategy.add_segment(Segment(2 * GIB, GIB, 0xFFFF_9000_0000_0000), 0)
+    assert strategy.find(2 * GIB).va == 0xFFFF_9000_0000_0000
+
+
+def test_memory_in_a_hole_is_not_reachable_but_a_devices_is() -> None:
+    machine = Machine(1, ram="1G")
+    strategy = SparseDirectMap(machine, holes=((0, machine.data_bytes),))
+    plain, device = strategy.acquire(Request(0, 2)), strategy.acquire(Request(0, 2, device="gpu"))
+    with pytest.raises(NotMapped, match="hole"):
+        strategy.access(plain, Span.of(0, PAGE), 0)
+    strategy.access(device, Span.of(0, PAGE), 0)
+    strategy.release(device, 0)
+    assert machine.table.walk(device.span.start).pa is None
+    assert machine.stale() == ()
+
+
+def test_strict_windows_have_no_length_and_deferred_ones_end_with_the_timer() -> None:
+    for deferred in (False, True):
+        machine = Machine(2, ram="1G")
+        strategy = Iommu(machine, deferred=deferred)
+        handle = strategy.acquire(Request(0, 3))
+        strategy.access(handle, Span.of(0, 3 * PAGE), 0, "w")
+        machine.advance(1000)
+        strategy.release(handle, 1)
+        assert bool(strategy.device.stale()) == deferred
+        machine.advance(10 * TIMEOUT_NS)
+        assert strategy.device.stale() == ()
+        found = windows(machine.ledger, machine.cpus)
+        lengths = [int(w["end_ns"] - w["start_ns"]) for w in found]
+        assert lengths == ([TIMEOUT_NS] if deferred else [])
+        assert not deferred or found[0]["held_on"] == 1
+
+
+def test_a_full_ring_ends_the_wait() -> None:
+    machine = Machine(1, ram="1G")
+    strategy = Iommu(machine, deferred=True)
+    for _ in range(256):
+        strategy.release(strategy.acquire(Request(0, 1)), 0)
+    assert count(machine, Event.DEVICE_INVALIDATED) == 1
+    assert machine.ledger.totals()[Event.DRAINED] == (1, 255)
+
+
+def test_the_iommu_leaves_the_cpus_tables_alone() -> None:
+    machine = Machine(1, ram="1G")
+    before = machine.table.stats()
+    strategy = Iommu(machine, deferred=False)
+    strategy.access(strategy.acquire(Request(0, 600)), Span.of(0, PAGE), 0)
+    assert machine.table.stats() == before
+    assert count(machine, Event.INTERRUPTED) == 0
+
+
+def test_a_device_refuses_what_it_may_hold_otherwise() -> None:
+    device = Machine(1, ram="1G").attach()
+    device.map(0x10_0000, 0x20_0000, PAGE, 0)
+    device.access(Span.of(0x10_0000, PAGE), 0)
+    device.unmap(0x10_0000, PAGE, 0)
+    with pytest.raises(InvalidationOwed, match="may still hold"):
+        device.map(0x10_0000, 0x30_0000, PAGE, 0)
+    device.invalidate(Span.of(0x10_0000, PAGE), 0)
+    device.map(0x10_0000, 0x30_0000, PAGE, 0)
+    assert device.table.translate(0x10_0000) == 0x30_0000
+
+
+def test_the_hybrid_sends_each_request_to_its_part() -> None:
+    machine = Machine(2, ram="1G")
+    strategy = strategies.get("hybrid").make(machine)
+    strategy.acquire(Request(0, 1))
+    strategy.acquire(Request(0, 1, device="nic"))
+    large = strategy.acquire(Request(0, 600))
+    assert large.span is not None
+    assert len(machine.devices[0].table.mappings()) == 1
+    lost = Hybrid(strategy.parts, classify=lambda request: "nowhere")
+    with pytest.raises(UnknownStrategy, match="pool, vmalloc, iommu"):
+        lost.acquire(Request(0, 1))
+
+
+def test_a_pool_that_cannot_grow_says_so() -> None:
+    machine = Machine(1, ram="64M")
+    pool = UnmappedPool(machine)
+    while machine.free_frame_bytes > 2 * BLOCK_PAGES * PAGE:
+        pool.acquire(Request(0, BLOCK_PAGES))
+    with pytest.raises(NoFrame):
+        pool.acquire(Request(0, 3 * BLOCK_PAGES))
+    assert pool.stranded_pages == 0
+
+
+def test_timers_run_at_their_time_and_in_order() -> None:
+    machine = Machine(1, ram="1G")
+    seen: list[tuple[str, int]] = []
+    machine.call_at(300, lambda: seen.append(("b", machine.now_ns)))
+    machine.call_at(100, lambda: machine.call_at(200, lambda: seen.append(("c", machine.now_ns))))
+    machine.call_at(300, lambda: seen.append(("d", machine.now_ns)))
+    machine.advance(250)
+    assert seen == [("c", 200)]
+    machine.advance(1000)
+    assert seen == [("c", 200), ("b", 300), ("d", 300)]
+    with pytest.raises(OutOfRange):
+        machine.call_at(10, lambda: None)
