@@ -86,10 +86,11 @@ def compare(
     """Run each strategy over `workload` on a machine of its own, and price what it did.
 
     `strategies`: names, "package.module:maker" texts, or functions that take a Machine and return a
-    Strategy, a class say (default: all but those that work page by page); `cpus`: by default those of the
-    trace; `machine`: makes one for a number of CPUs; `touch`: the declared access model. Raises UnknownStrategy for a name
-    that is none or a maker that cannot be imported, and OutOfRange for fewer CPUs than the trace uses,
-    before anything is run; UnknownStrategy too when what a maker returns is no Strategy.
+    Strategy, a class say (default: all but those that work page by page); `cpus`: by default those
+    of the trace; `machine`: makes one for a number of CPUs; `touch`: the declared access model.
+    Raises UnknownStrategy for a name that is none or a maker that cannot be imported, and
+    OutOfRange for fewer CPUs than the trace uses, before anything is run; UnknownStrategy too when
+    what a maker returns is no Strategy.
     """
     modelled = touch if isinstance(touch, Touch) else Touch.parse(touch)
     asked = [strategies] if isinstance(strategies, str) else strategies
