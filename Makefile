@@ -11,6 +11,7 @@ run: $(VENV)/.ready-run
 	@$(BIN)/ptcore compare $(TRACE)
 	@$(BIN)/ptcore validate vmalloc $(TRACE)
 	@$(BIN)/ptcore validate iommu
+	@$(BIN)/ptcore validate published
 
 test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from side_by_side import Result, machine
 
-from ptcore.cli.validate_commands import iommu_rows, validation_rows
+from ptcore.cli.validate_commands import iommu_rows, published_rows, validation_rows
 from ptcore.study.validate_iommu import validate_iommu
+from ptcore.study.validate_published import validate_published
 from ptcore.study.validate_vmalloc import validate_vmalloc
 from ptcore.workloads import read_sample
 from ptcore.workloads.ftrace import SAMPLES_IOMMU
@@ -89,6 +90,14 @@ def iommu_validation() -> str:
     return "\n".join(lines) + "\n"
 
 
+def published() -> str:
+    """Return what `ptcore validate published` prints, as a table."""
+    head = ["", "what", "published", "model", "deviation", "verdict", "source"]
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
+    lines += ["| " + " | ".join(row) + " |" for row in published_rows(validate_published())]
+    return "\n".join(lines) + "\n"
+
+
 def main(arguments: list[str]) -> int:
     claims = tomllib.loads((Path(__file__).parent / "claims.toml").read_text())
     wanted = [a for a in arguments if not a.startswith("--")] or list(claims)
@@ -106,6 +115,7 @@ def main(arguments: list[str]) -> int:
         between("figures", table(results, claims, where))
         between("validation", validation())
         between("iommu", iommu_validation())
+        between("published", published())
     return int(any("missed" in verdict(r, claims[r.claim])[2] for r in results))
 
 

@@ -9,6 +9,7 @@ from ptcore.cli import show
 from ptcore.cli.ends import says_errors
 from ptcore.cli.progress import progress_bar
 from ptcore.study.validate_iommu import IommuValidation, validate_iommu
+from ptcore.study.validate_published import Outcome, validate_published
 from ptcore.study.validate_vmalloc import VmallocValidation, validate_vmalloc
 from ptcore.study.vmalloc_steps import Share
 from ptcore.workloads import FtraceLog, read_ftrace, read_sample
@@ -152,4 +153,47 @@ def iommu(trace: str | None, json_: bool) -> None:
         "In deferred mode the rate and phase of the tick are those that predict the first half best: the "
         "second half is the judge. The "
         f"warm-up is {MAGAZINE_PAGES} allocations."
+    )
+
+
+def published_rows(found: tuple[Outcome, ...]) -> list[tuple[str, ...]]:
+    """Return target, what, published, model, deviation, verdict and source of every outcome."""
+    return [
+        (
+            o.target.name,
+            o.target.what,
+            f"{o.target.published:,g} {o.target.unit}".strip(),
+            "-"
+            if o.model is None
+            else f"{o.model:,.4g}"
+            if o.model < 10_000
+            else f"{o.model:,.0f}",
+            "-" if o.deviation is None else f"{o.deviation:+.1%}",
+            o.verdict,
+            o.target.source,
+        )
+        for o in found
+    ]
+
+
+@validate.command("published")
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@says_errors
+def published(json_: bool) -> None:
+    """Hold the models against published numbers, T1 to T15; misses are shown as misses."""
+    with progress_bar("validating") as move:
+        found = validate_published(move)
+    if json_:
+        show.as_json({"targets": [outcome.as_dict() for outcome in found]})
+        return
+    show.table(
+        "Published numbers",
+        ["", "what", "published", "model", "deviation", "verdict", "source"],
+        published_rows(found),
+    )
+    rests = {o.target.rests_on for o in found if o.target.rests_on}
+    show.note(
+        "A prediction runs the mechanism and nothing in it was fitted to the number; met is within 10 %. A "
+        "calibration shows how well a constant fits what it was taken from. Shape only: the figure rests on "
+        f"what has no citation ({'; '.join(sorted(rests))})."
     )

@@ -1,0 +1,66 @@
+"""The published targets: all are there, predictions are met, misses would show."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+
+from ptcore.cli.commands import ptcore
+from ptcore.study.validate_published import TARGETS, Outcome, Target, validate_published
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> tuple[Outcome, ...]:
+    return validate_published()
+
+
+def test_every_target_has_its_row_and_its_source() -> None:
+    assert {target.name for target in TARGETS} == {f"T{n}" for n in range(1, 16)}
+    assert all(target.source for target in TARGETS)
+    unsaid = [t for t in TARGETS if t.kind == "shape only" and not t.rests_on]
+    assert unsaid == []
+
+
+def test_what_is_predicted_is_met(outcomes) -> None:
+    predictions = [o for o in outcomes if o.target.kind == "prediction" and o.target.measure]
+    assert len(predictions) > 10
+    assert [o for o in predictions if o.verdict != "met"] == []
+
+
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [
+        ("items read by a nested walk, 4 levels on 4", 24),
+        ("the same, 5 levels on 5", 35),
+        ("ephemeral maps per local invalidation", 511),
+        ("a pool of 100 after a drain", 75),
+        ("most pages invalidated one by one", 33),
+        ("reach with 4K pages, Ice Lake", 2048),
+    ],
+)
+def test_what_is_counted_is_exact(outcomes, what: str, value: int) -> None:
+    (found,) = (o for o in outcomes if o.target.what == what)
+    assert found.model == value
+
+
+def test_page_blocks_end_what_page_by_page_began(outcomes) -> None:
+    small, large, blocks = (o.model for o in outcomes if o.target.name == "T7")
+    assert large > small > 2
+    assert blocks < 2
+
+
+def test_a_miss_is_called_a_miss() -> None:
+    target: Target = TARGETS[0]
+    assert Outcome(target, target.published * 1.2).verdict == "missed"
+    assert Outcome(target, None).verdict == "not modelled"
+    assert Outcome(replace(target, kind="shape only"), 1.0).verdict == "shape only, missed"
+
+
+def test_the_command_prints_them_as_json() -> None:
+    result = CliRunner().invoke(ptcore, ["validate", "published", "--json"])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.output)["targets"]
+    assert [row["name"] for row in rows] == [target.name for target in TARGETS]
