@@ -9,6 +9,7 @@ TRACE ?=
 
 run: $(VENV)/.ready-run
 	@$(BIN)/ptcore compare $(TRACE)
+	@$(BIN)/ptcore compare device_memory --size 200
 	@$(BIN)/ptcore validate vmalloc $(TRACE)
 	@$(BIN)/ptcore validate iommu
 	@$(BIN)/ptcore validate published

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -14,10 +15,13 @@ from ptcore.cli.format_commands import decode_command, formats_command
 from ptcore.cli.progress import progress_bar
 from ptcore.cli.tlb_commands import convert_command, presets_command, tlb_command
 from ptcore.cli.validate_commands import read_trace, validate
+from ptcore.errors import TraceError
 from ptcore.machine.exposure import Exposure
 from ptcore.study import compare as compare_study
 from ptcore.study.compare import Comparison, Row
-from ptcore.workloads.replay import workload_of
+from ptcore.study.questions import answers
+from ptcore.workloads.replay import Workload, workload_of
+from ptcore.workloads.scenarios import DEFAULT_CPUS, DEFAULT_SIZE, SCENARIOS, scenario
 
 
 def quiet_pipe() -> None:
@@ -90,6 +94,22 @@ def show_comparison(found: Comparison) -> None:
         "touch model, not from the trace. An operation is an allocation or a free; an exposure window "
         "runs from the free of a page's frame to the invalidation on the last CPU."
     )
+    show.table(
+        "Who answers what developers ask best",
+        ["", "question", "winner", "figure", "next", "figure of the next", ""],
+        [
+            (
+                a.question.name,
+                a.question.text,
+                _few(a.winner),
+                a.best,
+                a.runner_up,
+                a.next,
+                a.verdict,
+            )
+            for a in answers(found)
+        ],
+    )
     slow = ", ".join(known.name for known in known_strategies.known() if known.by_page)
     show.note(f"Run only when named, since they edit tables for every page touched: {slow}.")
     show.table(
@@ -99,8 +119,38 @@ def show_comparison(found: Comparison) -> None:
     )
 
 
+def _few(names: str) -> str:
+    several = names.split(", ")
+    return names if len(several) < 4 else f"{len(several)} strategies alike"
+
+
+def _workload(name: str | None, size: int, cpus: int | None, seed: int) -> Workload:
+    if name in SCENARIOS:
+        return scenario(name, size, cpus or DEFAULT_CPUS, seed)
+    if (
+        name is not None
+        and not Path(name).suffix
+        and Path(name).name == name
+        and not Path(name).exists()
+    ):
+        known = ", ".join(SCENARIOS)
+        raise TraceError(f"{name!r} is neither a file nor one of the scenarios: {known}")
+    return workload_of(read_trace(name))
+
+
 @ptcore.command()
-@click.argument("trace", required=False, type=click.Path(dir_okay=False))
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+def scenarios(json_: bool) -> None:
+    """List the made-up workloads that `compare` takes by name."""
+    if json_:
+        show.as_json({s.name: s.sentence for s in SCENARIOS.values()})
+    else:
+        rows = [(s.name, s.sentence) for s in SCENARIOS.values()]
+        show.table("Scenarios", ["scenario", "what it is"], rows)
+
+
+@ptcore.command()
+@click.argument("workload", required=False, metavar="[SCENARIO|TRACE]")
 @click.option(
     "--strategies",
     "-s",
@@ -115,21 +165,36 @@ def show_comparison(found: Comparison) -> None:
     metavar="none|once|N",
     help="How often each page is accessed by the allocating CPU (a model).",
 )
-@click.option("--cpus", type=int, help="CPUs of the modelled machine; default: those of the trace.")
+@click.option(
+    "--cpus",
+    type=int,
+    help=f"CPUs of the modelled machine; default: those of the trace, {DEFAULT_CPUS} for a scenario.",
+)
+@click.option("--size", default=DEFAULT_SIZE, show_default=True, help="Allocations of a scenario.")
+@click.option("--seed", default=1, show_default=True, help="Of a scenario's random numbers.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 @says_errors
 def compare(
-    trace: str | None, chosen: str | None, touch: str, cpus: int | None, json_: bool
+    workload: str | None,
+    chosen: str | None,
+    touch: str,
+    cpus: int | None,
+    size: int,
+    seed: int,
+    json_: bool,
 ) -> None:
-    """Compare strategies on TRACE (ftrace text, .gz or .xz; default: the bundled trace)."""
-    workload = workload_of(read_trace(trace))
+    """Compare strategies on a SCENARIO (ptcore scenarios lists them) or a TRACE.
+
+    A trace is ftrace text, .gz or .xz; by default it is the bundled one.
+    """
+    steps = _workload(workload, size, cpus, seed)
     names = [name.strip() for name in chosen.split(",")] if chosen else None
     if chosen and ":" in chosen:
         sys.path.insert(0, "")  # one's own strategies may stand in the folder one is in
     with progress_bar("comparing") as move:
-        found = compare_study(workload, names, touch=touch, cpus=cpus, progress=move)
+        found = compare_study(steps, names, touch=touch, cpus=cpus, progress=move)
     if json_:
-        show.as_json(found.to_dict())
+        show.as_json({**found.to_dict(), "answers": [a.as_dict() for a in answers(found)]})
     else:
         show_comparison(found)
 

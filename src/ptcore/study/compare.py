@@ -40,6 +40,12 @@ class Row:
     cache_misses: int
     boot_entries: int
     boot_table_bytes: int
+    accesses: int
+    fallbacks: int
+    split_table_bytes: int
+    stranded_pages: int
+    device_invalidations: int
+    device_walks: int
     price: Price
     exposure: Exposure
     exposure_by_design: str | None
@@ -106,21 +112,9 @@ def compare(
         if not isinstance(strategy, Strategy):
             raise UnknownStrategy(f"{known.name} made {strategy!r}, which is no Strategy")
         boot = len(platform.ledger)
-        replay(
-            workload,
-            strategy,
-            platform,
-            modelled,
-            None if progress is None else _named(progress, known.name),
-        )
-        rows.append(
-            _row(
-                platform,
-                boot,
-                constants,
-                (strategy.name, known.provenance, strategy.exposure_by_design),
-            )
-        )
+        told = None if progress is None else _named(progress, known.name)
+        replay(workload, strategy, platform, modelled, told)
+        rows.append(_row(strategy, known.provenance, platform, boot, constants))
     return Comparison(
         workload.name,
         len(workload.steps),
@@ -151,10 +145,11 @@ def _named(progress: Progress, name: str) -> Callable[[int, int], None]:
 
 
 def _row(
+    strategy: Strategy,
+    provenance: str,
     machine: Machine,
     boot: int,
     constants: Mapping[str, Constant],
-    who: tuple[str, str, str | None],
 ) -> Row:
     """Read a row out of the ledger; the first `boot` rows are of what was built beforehand."""
     totals = machine.ledger.totals(boot)
@@ -163,9 +158,8 @@ def _row(
     invalidated = rows[rows["event"] == Event.INVALIDATED]
     targets = [machine.ledger.cpu_set(int(row["cpus"])) for row in invalidated]
     local = sum(int(row["cpu"]) in cpus for row, cpus in zip(invalidated, targets, strict=True))
-    name, provenance, by_design = who
     return Row(
-        strategy=name,
+        strategy=strategy.name,
         provenance=provenance,
         mappings_made=totals[Event.MAPPED][0],
         mappings_ended=totals[Event.UNMAPPED][0],
@@ -180,7 +174,13 @@ def _row(
         cache_misses=totals[Event.CACHE_MISS][1],
         boot_entries=whole[Event.ENTRIES_WRITTEN][1] - totals[Event.ENTRIES_WRITTEN][1],
         boot_table_bytes=whole[Event.TABLES_ALLOCATED][1] - totals[Event.TABLES_ALLOCATED][1],
+        accesses=totals[Event.ACCESSED][1] + totals[Event.DEVICE_ACCESSED][1],
+        fallbacks=totals[Event.FALLBACK][1],
+        split_table_bytes=totals[Event.SPLIT][1],
+        stranded_pages=int(getattr(strategy, "stranded_pages", 0)),
+        device_invalidations=totals[Event.DEVICE_INVALIDATED][0],
+        device_walks=totals[Event.DEVICE_WALKS][1],
         price=costs.price(machine.ledger, constants, first_row=boot),
         exposure=exposures.summary(exposures.windows(machine.ledger, machine.cpus)),
-        exposure_by_design=by_design,
+        exposure_by_design=strategy.exposure_by_design,
     )

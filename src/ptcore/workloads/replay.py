@@ -39,9 +39,11 @@ STEP_DTYPE = np.dtype(
         ("area", "<i8"),
         ("pages", "<i8"),
         ("align", "<i8"),
+        ("device", "?"),
     ]
 )
-"""One step: `area` numbers the allocation that it begins or ends; `pages` without the guard page."""
+"""One step: `area` numbers the allocation that it begins or ends; `pages` without the guard page; `device`:
+the memory is a device's."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,13 @@ def workload_of(log: FtraceLog) -> Workload:
             raise TraceError("an area has no page but its guard", line=int(events["line"][alloc]))
         cpu = int(area["cpu"])
         align = int(events["align"][alloc])
-        rows.append((alloc, (0, StepKind.ACQUIRE, cpu, number, pages, align)))
+        rows.append((alloc, (0, StepKind.ACQUIRE, cpu, number, pages, align, False)))
         if free >= 0:
             rows.append(
-                (free, (0, StepKind.RELEASE, int(events["cpu"][free]), number, pages, align))
+                (
+                    free,
+                    (0, StepKind.RELEASE, int(events["cpu"][free]), number, pages, align, False),
+                )
             )
     rows.sort(key=lambda row: row[0])
     steps = np.array([row for _, row in rows], dtype=STEP_DTYPE)
@@ -126,10 +131,11 @@ def replay(
     begin = machine.now_ns
     total = len(workload.steps)
     for done, step in enumerate(workload.steps.tolist()):
-        time_ns, kind, cpu, area, pages, align = step
+        time_ns, kind, cpu, area, pages, align, device = step
         machine.advance(begin + time_ns)
         if kind == StepKind.ACQUIRE:
-            handle = strategy.acquire(Request(cpu, pages, align, purpose="vmalloc"))
+            named = "device" if device else None
+            handle = strategy.acquire(Request(cpu, pages, align, workload.name, named))
             handles[area] = handle
             for _ in range(touch.times):
                 strategy.access(handle, Span.of(0, pages * machine.page_bytes), cpu, "w")
