@@ -16,10 +16,13 @@ from ptcore.cli.progress import progress_bar
 from ptcore.cli.tlb_commands import convert_command, presets_command, tlb_command
 from ptcore.cli.validate_commands import read_trace, validate
 from ptcore.errors import TraceError
+from ptcore.machine import Ledger
+from ptcore.machine.cost import DEFAULT_CONSTANTS, read_constants
 from ptcore.machine.exposure import Exposure
 from ptcore.study import compare as compare_study
 from ptcore.study.compare import Comparison, Row
 from ptcore.study.questions import answers
+from ptcore.study.story import story
 from ptcore.workloads.replay import Workload, workload_of
 from ptcore.workloads.scenarios import DEFAULT_CPUS, DEFAULT_SIZE, SCENARIOS, scenario
 
@@ -119,6 +122,21 @@ def show_comparison(found: Comparison) -> None:
     )
 
 
+def _saver(folder: Path) -> Callable[[str, Ledger], None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return lambda name, ledger: ledger.save(folder / f"{name}.npz")
+
+
+@ptcore.command()
+@click.argument("ledger", type=click.Path(exists=True, dir_okay=False))
+@click.option("--pa", help="A physical address of the page; default: one that was exposed longest.")
+@says_errors
+def explain(ledger: str, pa: str | None) -> None:
+    """Tell one page's life in words, from a LEDGER that compare --ledgers saved."""
+    for line in story(Ledger.load(ledger), None if pa is None else int(pa, 0)):
+        click.echo(line)
+
+
 def _few(names: str) -> str:
     several = names.split(", ")
     return names if len(several) < 4 else f"{len(several)} strategies alike"
@@ -172,6 +190,16 @@ def scenarios(json_: bool) -> None:
 )
 @click.option("--size", default=DEFAULT_SIZE, show_default=True, help="Allocations of a scenario.")
 @click.option("--seed", default=1, show_default=True, help="Of a scenario's random numbers.")
+@click.option(
+    "--constants",
+    type=click.Path(exists=True, dir_okay=False),
+    help="TOML of constants to price by, in the places of the default ones.",
+)
+@click.option(
+    "--ledgers",
+    type=click.Path(file_okay=False),
+    help="A folder to save each strategy's ledger in, for ptcore explain.",
+)
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 @says_errors
 def compare(
@@ -181,6 +209,8 @@ def compare(
     cpus: int | None,
     size: int,
     seed: int,
+    constants: str | None,
+    ledgers: str | None,
     json_: bool,
 ) -> None:
     """Compare strategies on a SCENARIO (ptcore scenarios lists them) or a TRACE.
@@ -191,8 +221,17 @@ def compare(
     names = [name.strip() for name in chosen.split(",")] if chosen else None
     if chosen and ":" in chosen:
         sys.path.insert(0, "")  # one's own strategies may stand in the folder one is in
+    priced = DEFAULT_CONSTANTS if constants is None else read_constants(constants)
     with progress_bar("comparing") as move:
-        found = compare_study(steps, names, touch=touch, cpus=cpus, progress=move)
+        found = compare_study(
+            steps,
+            names,
+            touch=touch,
+            cpus=cpus,
+            constants=priced,
+            progress=move,
+            keep=None if ledgers is None else _saver(Path(ledgers)),
+        )
     if json_:
         show.as_json({**found.to_dict(), "answers": [a.as_dict() for a in answers(found)]})
     else:

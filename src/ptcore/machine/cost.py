@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ptcore.errors import FormatError
 from ptcore.machine.events import Event
 from ptcore.machine.ledger import Ledger
 
@@ -85,6 +88,46 @@ DEFAULT_CONSTANTS = _table(
         "clock", 3.0, "GHz", "chosen, to turn ns into cycles; a parameter of this table", "x1.7"
     ),
 )
+
+
+def read_constants(path: str | os.PathLike[str]) -> Mapping[str, Constant]:
+    """Return the default constants with those of a TOML file in their places.
+
+    A table per constant, named as the default is: `value`, `unit` ("cycles", "ns"; "GHz" of the clock),
+    `source` and `uncertainty` ("x2"). Raises FormatError, with the name, for a constant that is none, a field
+    that is missing or of another type, a unit that it cannot have, or a file that is no TOML.
+    """
+    try:
+        with open(path, "rb") as file:
+            tables = tomllib.load(file)
+    except tomllib.TOMLDecodeError as error:
+        raise FormatError(f"{os.fspath(path)}: {error}") from None
+    found = dict(DEFAULT_CONSTANTS)
+    for name, fields in tables.items():
+        found[name] = _constant(name, fields)
+    return MappingProxyType(found)
+
+
+def _constant(name: str, fields: Any) -> Constant:
+    if name not in DEFAULT_CONSTANTS:
+        raise FormatError(
+            f"no constant is called {name!r}; there are {', '.join(DEFAULT_CONSTANTS)}"
+        )
+    kinds: dict[str, Any] = {
+        "value": (int, float),
+        "unit": str,
+        "source": str,
+        "uncertainty": str,
+    }
+    if not isinstance(fields, dict) or set(fields) != set(kinds):
+        raise FormatError(f"constant {name}: a table of {', '.join(kinds)}, and of nothing else")
+    for key, kind in kinds.items():
+        if not isinstance(fields[key], kind) or isinstance(fields[key], bool):
+            raise FormatError(f"constant {name}: {key} cannot be {fields[key]!r}")
+    units = ("GHz",) if DEFAULT_CONSTANTS[name].unit == "GHz" else ("cycles", "ns")
+    if fields["unit"] not in units or fields["value"] < 0:
+        raise FormatError(f"constant {name}: at least 0 {' or '.join(units)}")
+    return Constant(name, **fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from ptcore import strategies as known_strategies
 from ptcore.errors import OutOfRange
-from ptcore.machine import Event, Machine, Strategy
+from ptcore.machine import Event, Ledger, Machine, Strategy
 from ptcore.machine import cost as costs
 from ptcore.machine import exposure as exposures
 from ptcore.machine.cost import Constant, Price
@@ -88,15 +88,16 @@ def compare(
     machine: MakeMachine | None = None,
     constants: Mapping[str, Constant] = costs.DEFAULT_CONSTANTS,
     progress: Progress | None = None,
+    keep: Callable[[str, Ledger], None] | None = None,
 ) -> Comparison:
     """Run each strategy over `workload` on a machine of its own, and price what it did.
 
     `strategies`: names, "package.module:maker" texts, or functions that take a Machine and return a
     Strategy, a class say (default: all but those that work page by page); `cpus`: by default those
-    of the trace; `machine`: makes one for a number of CPUs; `touch`: the declared access model.
-    Raises UnknownStrategy for a name that is none or a maker that cannot be imported, and
-    OutOfRange for fewer CPUs than the trace uses, before anything is run; UnknownStrategy too when
-    what a maker returns is no Strategy.
+    of the trace; `machine`: makes one for a number of CPUs; `touch`: the declared access model;
+    `keep` is given each ledger. Raises UnknownStrategy for a name that is none or a maker that
+    cannot be imported, and OutOfRange for fewer CPUs than the trace uses, before anything is run;
+    UnknownStrategy too when what a maker returns is no Strategy.
     """
     modelled = touch if isinstance(touch, Touch) else Touch.parse(touch)
     asked = [strategies] if isinstance(strategies, str) else strategies
@@ -114,6 +115,8 @@ def compare(
         boot = len(platform.ledger)
         told = None if progress is None else _named(progress, known.name)
         replay(workload, strategy, platform, modelled, told)
+        if keep is not None:
+            keep(strategy.name, platform.ledger)
         rows.append(_row(strategy, known.provenance, platform, boot, constants))
     return Comparison(
         workload.name,

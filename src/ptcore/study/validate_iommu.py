@@ -26,9 +26,9 @@ from ptcore.allocators import FlushQueues, IovaAllocator
 from ptcore.allocators.flush_queue import TIMEOUT_MS
 from ptcore.allocators.iova import END_32_BITS, MAGAZINE_PAGES, size_class
 from ptcore.errors import AlreadyMapped, NoAddressSpace, TraceError
-from ptcore.study.iova_steps import UNKNOWN, IovaStep, IovaSteps, join_iova
 from ptcore.study.vmalloc_steps import Share
 from ptcore.workloads.ftrace import EventKind, FtraceLog
+from ptcore.workloads.iova_steps import UNKNOWN, IovaStep, IovaSteps, join_iova
 
 # Linux kernel/Kconfig.hz: the rates that can be chosen.
 TICK_RATES = (100, 250, 300, 1000)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ptcore.errors import TraceError
 from ptcore.machine import Handle, Machine, Request, Strategy
 from ptcore.units import Span
-from ptcore.workloads.ftrace import FtraceLog, join_areas
+from ptcore.workloads.ftrace import EventKind, FtraceLog, join_areas
+from ptcore.workloads.iova_steps import UNKNOWN, join_iova
 
 GUARD_PAGES = 1  # an area's size in the trace has the guard page; the request had not
 Progress = Callable[[int, int], None]
@@ -83,11 +84,16 @@ def workload_of(log: FtraceLog) -> Workload:
     """Return the requests of a trace: its allocations and the frees that belong to them.
 
     Times start at 0 and never go back: a step that stands out of order takes the time of the step
-    before it. Raises TraceError when the trace holds no allocation.
+    before it. A trace with more maps of an IOMMU than vmalloc areas gives a device's requests.
+    Raises TraceError when the trace holds neither.
     """
     joined = join_areas(log)
+    if log.count(EventKind.MAP) > len(joined.areas):
+        return _device_workload(log)
     if not len(joined.areas):
-        raise TraceError(f"{log.name or 'the trace'} holds no vmalloc allocation")
+        raise TraceError(
+            f"{log.name or 'the trace'} holds no vmalloc allocation and no IOMMU mapping"
+        )
     events = log.events
     rows = []
     for number, area in enumerate(joined.areas):
@@ -115,6 +121,33 @@ def workload_of(log: FtraceLog) -> Workload:
         log.cpus,
         len(joined.unmatched_frees),
         int((joined.areas["free"] < 0).sum()),
+        len(log.damaged),
+    )
+
+
+def _device_workload(log: FtraceLog) -> Workload:
+    joined = join_iova(log)
+    known = [step for step in joined.steps if step.number != UNKNOWN]
+    rows = [
+        (
+            step.time_ns,
+            StepKind.RELEASE if step.freed else StepKind.ACQUIRE,
+            step.cpu,
+            step.number,
+            step.pages,
+            1,
+            True,
+        )
+        for step in known
+    ]
+    steps = np.array(rows, dtype=STEP_DTYPE)
+    steps["time_ns"] = np.maximum.accumulate(steps["time_ns"]) - steps["time_ns"][0]
+    return Workload(
+        log.name,
+        steps,
+        log.cpus,
+        joined.unmatched_frees,
+        joined.never_freed,
         len(log.damaged),
     )
 

@@ -10,10 +10,12 @@ from click.testing import CliRunner
 from oracles.iova_kernel import NaiveIova
 from ptcore.cli.commands import ptcore
 from ptcore.errors import TraceError
-from ptcore.study.iova_steps import UNKNOWN, join_iova
+from ptcore.study import compare
 from ptcore.study.validate_iommu import Ticks, validate_iommu
 from ptcore.workloads import read_ftrace, read_sample
 from ptcore.workloads.ftrace import SAMPLES_IOMMU
+from ptcore.workloads.iova_steps import UNKNOWN, join_iova
+from ptcore.workloads.replay import workload_of
 
 PIECE = (
     "{task:>16}-{pid} [{cpu:03}] ..... {at:12.6f}: "
@@ -165,6 +167,17 @@ def test_a_timer_is_never_early_and_at_a_tick() -> None:
         due = ticks.due(now)
         assert due - now > 10_000_000
         assert (due - 3_000_000) % ticks.period_ns == 0
+
+
+@pytest.mark.parametrize("name", SAMPLES_IOMMU)
+def test_a_recorded_iommu_is_a_workload_too(name: str) -> None:
+    workload = workload_of(read_sample(name))
+    found = compare(workload, ["iommu_strict", "iommu_deferred"])
+    strict, deferred = found.rows
+    assert strict.device_invalidations == len(workload.steps) // 2 > 1700
+    assert deferred.device_invalidations < strict.device_invalidations / 4
+    assert strict.exposure.windows == 0
+    assert 0 < deferred.exposure.longest_ns <= 10_000_000
 
 
 def test_a_trace_without_mappings_is_refused() -> None:

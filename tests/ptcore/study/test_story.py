@@ -1,0 +1,122 @@
+"""A page's life in words, and constants from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ptcore import strategies
+from ptcore.cli.commands import ptcore
+from ptcore.errors import FormatError, TraceError
+from ptcore.machine import Ledger, Machine, Request
+from ptcore.machine.cost import DEFAULT_CONSTANTS, read_constants
+from ptcore.study.story import story
+from ptcore.units import Span
+
+PAGE = 4096
+
+
+def lived(name: str) -> tuple[Machine, int]:
+    machine = Machine(2, ram="1G")
+    strategy = strategies.get(name).make(machine)
+    handle = strategy.acquire(Request(0, 2))
+    machine.advance(1_000_000)
+    strategy.access(handle, Span.of(0, 2 * PAGE), 1, "w")
+    machine.advance(2_000_000)
+    strategy.release(handle, 1)
+    machine.advance(50_000_000)
+    return machine, handle.pa + PAGE
+
+
+def test_a_page_of_eager_vmalloc_from_birth_to_death() -> None:
+    machine, pa = lived("vmalloc_eager")
+    lines = story(machine.ledger, pa + 123)
+    words = ["takes its frame, with 1", "maps it", "CPU 1 touches", "out of the tables",
+             "CPUs 0, 1 drop", "gives its frame back"]  # fmt: skip
+    assert lines[0] == f"The page at {pa:#x}:"
+    assert len(lines) == 1 + len(words)
+    assert all(word in line for word, line in zip(words, lines[1:], strict=True))
+    assert "2.000000 ms" in lines[-1]
+
+
+def test_what_outlives_the_page_is_said() -> None:
+    machine, pa = lived("vmalloc_lazy")
+    assert "may still be cached" in story(machine.ledger, pa)[-1]
+    machine, pa = lived("iommu_deferred")
+    lines = story(machine.ledger, pa)
+    assert "the device drops" in lines[-1]
+    assert "12.000000 ms" in lines[-1]
+    assert any("1 TLBs still hold" in line for line in lines)
+
+
+def test_the_default_page_is_the_one_exposed_longest_or_the_first() -> None:
+    for name in ("iommu_deferred", "vmalloc_eager"):
+        machine, pa = lived(name)
+        assert story(machine.ledger)[0] == f"The page at {pa - PAGE:#x}:"
+    with pytest.raises(TraceError, match="no frame"):
+        story(Ledger())
+    with pytest.raises(TraceError, match="says nothing"):
+        story(machine.ledger, 0x3000_0000)
+
+
+def test_compare_saves_ledgers_and_explain_tells_them(tmp_path: Path) -> None:
+    run = CliRunner()
+    arguments = ["compare", "secrets", "--size", "10", "-s", "vmalloc_lazy", "--ledgers"]
+    assert run.invoke(ptcore, [*arguments, str(tmp_path / "new")]).exit_code == 0
+    told = run.invoke(ptcore, ["explain", str(tmp_path / "new/vmalloc_lazy.npz")])
+    assert told.exit_code == 0, told.output
+    assert "gives its frame back" in told.output
+    (tmp_path / "no.npz").write_text("no ledger")
+    assert run.invoke(ptcore, ["explain", str(tmp_path / "no.npz")]).exit_code == 2
+
+
+TOML = """
+[interrupt]
+value = 2000
+unit = "cycles"
+source = "measured here"
+uncertainty = "x1.2"
+"""
+
+
+def test_constants_of_a_file_stand_in_the_places_of_the_default_ones(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(TOML)
+    found = read_constants(file)
+    assert found["interrupt"].value == 2000
+    assert found["entry"] == DEFAULT_CONSTANTS["entry"]
+    arguments = [
+        "compare",
+        "secrets",
+        "--size",
+        "5",
+        "-s",
+        "vmalloc_eager",
+        "--constants",
+        str(file),
+    ]
+    result = CliRunner().invoke(ptcore, arguments)
+    assert "measured here" in result.output
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("[interrupt]", "[interupt]", "no constant is called"),
+        ("[interrupt]", "[clock]", "GHz"),
+        ('"cycles"', '"hours"', "cycles or ns"),
+        ("2000", "-1", "at least 0"),
+        ("2000", "true", "value cannot be"),
+        ("value = 2000", "", "a table of"),
+        ("[interrupt]", "[interrupt", "mine.toml"),
+    ],
+)
+def test_what_is_no_constant_is_refused_by_name(
+    tmp_path: Path, old: str, new: str, reason: str
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(TOML.replace(old, new))
+    with pytest.raises(FormatError, match=reason):
+        read_constants(file)
