@@ -7,9 +7,9 @@ reachable there before, during and after its life.
 
 from __future__ import annotations
 
-from ptcore.errors import NotAllocated
 from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.strategies import Known
+from ptcore.strategies.live import Live
 from ptcore.units import Span
 
 # Linux Documentation/arch/x86/x86_64/mm.rst, "Complete virtual memory map with 4-level page tables":
@@ -30,8 +30,7 @@ class DirectMap:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self._live: dict[int, Handle] = {}
-        self._next = 0
+        self._live = Live()
         map_all(machine)
 
     def acquire(self, request: Request) -> Handle:
@@ -39,16 +38,13 @@ class DirectMap:
         size = request.pages * self.machine.page_bytes
         align = max(request.align, self.machine.page_bytes)
         pa = self.machine.allocate_frames(request.pages, request.cpu, align=align)
-        self._next += 1
-        handle = Handle(self._next, request.pages, pa, Span.of(PAGE_OFFSET + pa, size))
-        self._live[handle.number] = handle
+        handle = self._live.add(request.pages, pa, Span.of(PAGE_OFFSET + pa, size))
         self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Touch pages where they always are."""
-        if handle.number not in self._live:
-            raise NotAllocated(f"handle {handle.number} is not live")
+        self._live.check(handle)
         handle.check_offsets(span, self.machine.page_bytes)
         start = PAGE_OFFSET + handle.pa
         self.machine.access(Span(start + span.start, start + span.last), cpu, kind)
@@ -56,8 +52,7 @@ class DirectMap:
     def release(self, handle: Handle, cpu: int) -> None:
         """Give the frames back. They stay reachable: that is the design."""
         self.machine.mmu(cpu)
-        if self._live.pop(handle.number, None) is None:
-            raise NotAllocated(f"handle {handle.number} is not live")
+        self._live.end(handle)
         self.machine.free_frames(handle.pa, handle.pages, cpu)
         self.machine.note(Event.RELEASED, cpu, handle.pages)
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ptcore.errors import NotAllocated
 from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.strategies import Known
+from ptcore.strategies.live import Live
 from ptcore.strategies.windows import EphemeralWindow
 from ptcore.units import Span
 
@@ -33,22 +33,18 @@ class EphemeralMap:
         self.name = "ephemeral_map_eager" if eager else "ephemeral_map"
         self._eager = eager
         self.window = EphemeralWindow(machine)
-        self._live: dict[int, Handle] = {}
-        self._next = 0
+        self._live = Live()
 
     def acquire(self, request: Request) -> Handle:
         """Take frames; they are reachable only while they are touched."""
         pa = self.machine.allocate_frames(request.pages, request.cpu)
-        self._next += 1
-        handle = Handle(self._next, request.pages, pa, None)
-        self._live[handle.number] = handle
+        handle = self._live.add(request.pages, pa, None)
         self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Map, touch and unmap, some pages at a time."""
-        if handle.number not in self._live:
-            raise NotAllocated(f"handle {handle.number} is not live")
+        self._live.check(handle)
         self.machine.mmu(cpu)
         handle.check_offsets(span, self.machine.page_bytes)
         self.window.reach(cpu, handle.pa, span, kind, MOST_PAGES)
@@ -56,8 +52,7 @@ class EphemeralMap:
     def release(self, handle: Handle, cpu: int) -> None:
         """Give the frames back; CPUs that touched them may hold translations until their regions wrap."""
         self.machine.mmu(cpu)
-        if self._live.pop(handle.number, None) is None:
-            raise NotAllocated(f"handle {handle.number} is not live")
+        self._live.end(handle)
         if self._eager and self.machine.stale():
             self.machine.invalidate(None, cpu)
         self.machine.free_frames(handle.pa, handle.pages, cpu)

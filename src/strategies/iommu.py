@@ -15,9 +15,10 @@ from functools import partial
 
 from ptcore.allocators import FlushQueues, IovaAllocator
 from ptcore.allocators.flush_queue import TIMEOUT_MS
-from ptcore.errors import MapError, NoAddressSpace, NotAllocated
+from ptcore.errors import MapError, NoAddressSpace
 from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.strategies import Known
+from ptcore.strategies.live import Live
 from ptcore.units import Span
 
 TIMEOUT_NS = TIMEOUT_MS * 1_000_000
@@ -35,8 +36,7 @@ class Iommu:
         self.space = IovaAllocator(machine.cpus)
         self.queues = FlushQueues(machine.cpus) if deferred else None
         self._armed = False
-        self._live: dict[int, Handle] = {}
-        self._next = 0
+        self._live = Live()
 
     def acquire(self, request: Request) -> Handle:
         """Take frames and an I/O address, and map the one at the other for the device."""
@@ -57,9 +57,7 @@ class Iommu:
             raise
         hit = self.space.cache_hits > hits
         self.machine.note(Event.POOL_HIT if hit else Event.POOL_MISS, request.cpu)
-        self._next += 1
-        handle = Handle(self._next, request.pages, pa, Span.of(iova, size))
-        self._live[handle.number] = handle
+        handle = self._live.add(request.pages, pa, Span.of(iova, size))
         self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
 
@@ -74,8 +72,8 @@ class Iommu:
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Let the device touch pages."""
-        if handle.number not in self._live or handle.span is None:
-            raise NotAllocated(f"handle {handle.number} is not live")
+        self._live.check(handle)
+        assert handle.span is not None
         self.machine.mmu(cpu)
         handle.check_offsets(span, self.machine.page_bytes)
         start = handle.span.start
@@ -84,8 +82,8 @@ class Iommu:
     def release(self, handle: Handle, cpu: int) -> None:
         """Unmap; invalidate now (strict), or when the ring is full or the timer runs (deferred)."""
         self.machine.mmu(cpu)
-        if self._live.pop(handle.number, None) is None or handle.span is None:
-            raise NotAllocated(f"handle {handle.number} is not live")
+        self._live.end(handle)
+        assert handle.span is not None
         number = handle.span.start // self.machine.page_bytes
         self.device.unmap(handle.span.start, handle.span.size, cpu)
         if self.queues is None:
@@ -136,22 +134,18 @@ class Passthrough:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self._live: dict[int, Handle] = {}
-        self._next = 0
+        self._live = Live()
 
     def acquire(self, request: Request) -> Handle:
         """Take frames."""
         pa = self.machine.allocate_frames(request.pages, request.cpu)
-        self._next += 1
-        handle = Handle(self._next, request.pages, pa, None)
-        self._live[handle.number] = handle
+        handle = self._live.add(request.pages, pa, None)
         self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Let the device touch pages; nothing is translated."""
-        if handle.number not in self._live:
-            raise NotAllocated(f"handle {handle.number} is not live")
+        self._live.check(handle)
         self.machine.mmu(cpu)
         page = self.machine.page_bytes
         handle.check_offsets(span, page)
@@ -162,8 +156,7 @@ class Passthrough:
     def release(self, handle: Handle, cpu: int) -> None:
         """Give the frames back; the device reaches them still."""
         self.machine.mmu(cpu)
-        if self._live.pop(handle.number, None) is None:
-            raise NotAllocated(f"handle {handle.number} is not live")
+        self._live.end(handle)
         self.machine.free_frames(handle.pa, handle.pages, cpu)
         self.machine.note(Event.RELEASED, cpu, handle.pages)
 

@@ -10,9 +10,10 @@ direct map, kmap_local is the direct map's address: see `direct_map`.
 
 from __future__ import annotations
 
-from ptcore.errors import NotAllocated, OutOfRange
+from ptcore.errors import OutOfRange
 from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.strategies import Known
+from ptcore.strategies.live import Live
 from ptcore.strategies.windows import build_tables
 from ptcore.units import Span
 
@@ -30,16 +31,13 @@ class KmapLocal:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self._depth = [0] * machine.cpus
-        self._live: dict[int, Handle] = {}
-        self._next = 0
+        self._live = Live()
         build_tables(machine, Span.of(SLOTS_START, SLOTS * machine.cpus * machine.page_bytes))
 
     def acquire(self, request: Request) -> Handle:
         """Take frames; they are reachable only while they are touched."""
         pa = self.machine.allocate_frames(request.pages, request.cpu)
-        self._next += 1
-        handle = Handle(self._next, request.pages, pa, None)
-        self._live[handle.number] = handle
+        handle = self._live.add(request.pages, pa, None)
         self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
 
@@ -65,8 +63,7 @@ class KmapLocal:
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Map, touch and unmap, page by page."""
-        if handle.number not in self._live:
-            raise NotAllocated(f"handle {handle.number} is not live")
+        self._live.check(handle)
         self.machine.mmu(cpu)
         page = self.machine.page_bytes
         handle.check_offsets(span, page)
@@ -78,8 +75,7 @@ class KmapLocal:
     def release(self, handle: Handle, cpu: int) -> None:
         """Give the frames back; nobody holds a translation to them."""
         self.machine.mmu(cpu)
-        if self._live.pop(handle.number, None) is None:
-            raise NotAllocated(f"handle {handle.number} is not live")
+        self._live.end(handle)
         self.machine.free_frames(handle.pa, handle.pages, cpu)
         self.machine.note(Event.RELEASED, cpu, handle.pages)
 

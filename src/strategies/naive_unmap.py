@@ -9,10 +9,10 @@ the kernel must put it back for a moment and take it out again, with another inv
 
 from __future__ import annotations
 
-from ptcore.errors import NotAllocated
 from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.strategies import Known
 from ptcore.strategies.direct_map import PAGE_OFFSET, map_all
+from ptcore.strategies.live import Live
 from ptcore.units import Span
 
 
@@ -24,8 +24,7 @@ class NaiveUnmap:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self._live: dict[int, Handle] = {}
-        self._next = 0
+        self._live = Live()
         map_all(machine)
 
     def acquire(self, request: Request) -> Handle:
@@ -35,9 +34,7 @@ class NaiveUnmap:
         self.machine.split(PAGE_OFFSET + pa, request.pages * page, page, request.cpu)
         for number in range(request.pages):
             self._remove(pa + number * page, request.cpu)
-        self._next += 1
-        handle = Handle(self._next, request.pages, pa, None)
-        self._live[handle.number] = handle
+        handle = self._live.add(request.pages, pa, None)
         self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
 
@@ -48,8 +45,7 @@ class NaiveUnmap:
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Put each page back, touch it, and remove it again."""
-        if handle.number not in self._live:
-            raise NotAllocated(f"handle {handle.number} is not live")
+        self._live.check(handle)
         self.machine.mmu(cpu)
         page = self.machine.page_bytes
         handle.check_offsets(span, page)
@@ -62,8 +58,7 @@ class NaiveUnmap:
     def release(self, handle: Handle, cpu: int) -> None:
         """Put the pages back into the direct map, in leaves of the smallest size: it does not heal."""
         self.machine.mmu(cpu)
-        if self._live.pop(handle.number, None) is None:
-            raise NotAllocated(f"handle {handle.number} is not live")
+        self._live.end(handle)
         page = self.machine.page_bytes
         size = handle.pages * page
         self.machine.map(PAGE_OFFSET + handle.pa, handle.pa, size, cpu, page_size=page)

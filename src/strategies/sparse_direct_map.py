@@ -13,10 +13,11 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from functools import partial
 
-from ptcore.errors import AddressError, AlreadyMapped, MapError, NotAllocated, NotMapped
+from ptcore.errors import AddressError, AlreadyMapped, MapError, NotMapped
 from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.strategies import Known
 from ptcore.strategies.direct_map import PAGE_OFFSET
+from ptcore.strategies.live import Live
 from ptcore.units import Span
 
 # Linux Documentation/arch/x86/x86_64/mm.rst: the direct map has 64 TB; the second one takes its upper half.
@@ -43,8 +44,8 @@ class SparseDirectMap:
         self.machine = machine
         self.name = name or "sparse_direct_map"
         self.segments: list[Segment] = []
-        self._live: dict[int, tuple[Handle, str | None]] = {}
-        self._next = 0
+        self._live = Live()
+        self._devices: set[int] = set()
         start = 0
         for pa, length in (*sorted(holes), (machine.data_bytes, 0)):
             if pa > start:
@@ -98,17 +99,16 @@ class SparseDirectMap:
             except MapError:
                 self.machine.free_frames(pa, request.pages, request.cpu)
                 raise
-        self._next += 1
         span = None if start is None else Span.of(start, size)
-        handle = Handle(self._next, request.pages, pa, span)
-        self._live[handle.number] = handle, request.device
+        handle = self._live.add(request.pages, pa, span)
+        if request.device is not None:
+            self._devices.add(handle.number)
         self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Touch pages in their segment. Raises NotMapped for memory in a hole."""
-        if handle.number not in self._live:
-            raise NotAllocated(f"handle {handle.number} is not live")
+        self._live.check(handle)
         handle.check_offsets(span, self.machine.page_bytes)
         if handle.span is None:
             raise NotMapped(f"the memory at {handle.pa:#x} is in a hole of the direct map")
@@ -118,10 +118,9 @@ class SparseDirectMap:
     def release(self, handle: Handle, cpu: int) -> None:
         """Remove a device's segment; other memory stays reachable: that is the design."""
         self.machine.mmu(cpu)
-        if handle.number not in self._live:
-            raise NotAllocated(f"handle {handle.number} is not live")
-        _, device = self._live.pop(handle.number)
-        if device is not None and handle.span is not None:
+        self._live.end(handle)
+        if handle.number in self._devices and handle.span is not None:
+            self._devices.remove(handle.number)
             self.machine.unmap(handle.span.start, handle.span.size, cpu)
             self.machine.invalidate(handle.span, cpu)
         self.machine.free_frames(handle.pa, handle.pages, cpu)

@@ -11,11 +11,12 @@ time: it is mapped again, which needs no invalidation.
 from __future__ import annotations
 
 from ptcore.allocators import AddressTree
-from ptcore.errors import MapError, NoAddressSpace, NotAllocated
+from ptcore.errors import MapError, NoAddressSpace
 from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.strategies import Known
 from ptcore.strategies.direct_map import PAGE_OFFSET, map_all
 from ptcore.strategies.ephemeral_map import MOST_PAGES
+from ptcore.strategies.live import Live
 from ptcore.strategies.windows import EphemeralWindow
 from ptcore.units import Span
 
@@ -35,8 +36,7 @@ class UnmappedPool:
         self.window = EphemeralWindow(machine)
         self._free = AddressTree(0, machine.data_bytes - 1)
         self._free.reserve(0, machine.data_bytes)
-        self._live: dict[int, Handle] = {}
-        self._next = 0
+        self._live = Live()
         self._blocks: set[int] = set()
 
     @property
@@ -56,9 +56,7 @@ class UnmappedPool:
             pa = self._free.allocate(size)
             self.machine.note(Event.POOL_MISS, request.cpu)
         self.machine.take_from_pool(pa, request.pages, request.cpu)
-        self._next += 1
-        handle = Handle(self._next, request.pages, pa, None)
-        self._live[handle.number] = handle
+        handle = self._live.add(request.pages, pa, None)
         self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
 
@@ -77,8 +75,7 @@ class UnmappedPool:
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Touch pages through the CPU's window."""
-        if handle.number not in self._live:
-            raise NotAllocated(f"handle {handle.number} is not live")
+        self._live.check(handle)
         self.machine.mmu(cpu)
         handle.check_offsets(span, self.machine.page_bytes)
         self.window.reach(cpu, handle.pa, span, kind, MOST_PAGES)
@@ -86,8 +83,7 @@ class UnmappedPool:
     def release(self, handle: Handle, cpu: int) -> None:
         """Give the pages back to the pool: no table changes, and no invalidation."""
         self.machine.mmu(cpu)
-        if self._live.pop(handle.number, None) is None:
-            raise NotAllocated(f"handle {handle.number} is not live")
+        self._live.end(handle)
         self._free.free(handle.pa, handle.pages * self.machine.page_bytes)
         self.machine.return_to_pool(handle.pa, handle.pages, cpu)
         self.machine.note(Event.RELEASED, cpu, handle.pages)

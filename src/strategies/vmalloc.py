@@ -16,9 +16,10 @@ from __future__ import annotations
 from functools import partial
 
 from ptcore.allocators import AddressTree
-from ptcore.errors import MapError, NoAddressSpace, NotAllocated
+from ptcore.errors import MapError, NoAddressSpace
 from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.strategies import Known
+from ptcore.strategies.live import Live
 from ptcore.strategies.vmap_areas import VmapAreas, VmapOptions
 from ptcore.units import Span
 
@@ -41,8 +42,7 @@ class Vmalloc:
         self._tree = AddressTree(VMALLOC_START, VMALLOC_LAST)
         options = VmapOptions(cpus=machine.cpus, page_bytes=machine.page_bytes)
         self.areas = VmapAreas(self._tree, options)
-        self._live: dict[int, Handle] = {}
-        self._next = 0
+        self._live = Live()
 
     def acquire(self, request: Request) -> Handle:
         """Take frames and an area, and map the one at the other."""
@@ -62,9 +62,7 @@ class Vmalloc:
                 self._drain(request.cpu)
             self.machine.free_frames(pa, request.pages, request.cpu)
             raise
-        self._next += 1
-        handle = Handle(self._next, request.pages, pa, Span.of(start, size))
-        self._live[handle.number] = handle
+        handle = self._live.add(request.pages, pa, Span.of(start, size))
         self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
 
@@ -84,8 +82,8 @@ class Vmalloc:
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Touch pages of the area."""
-        if handle.number not in self._live or handle.span is None:
-            raise NotAllocated(f"handle {handle.number} is not live")
+        self._live.check(handle)
+        assert handle.span is not None
         handle.check_offsets(span, self.machine.page_bytes)
         start = handle.span.start
         self.machine.access(Span(start + span.start, start + span.last), cpu, kind)
@@ -93,8 +91,8 @@ class Vmalloc:
     def release(self, handle: Handle, cpu: int) -> None:
         """Clear the entries; invalidate now (eager) or at the next drain (lazy)."""
         self.machine.mmu(cpu)
-        if self._live.pop(handle.number, None) is None or handle.span is None:
-            raise NotAllocated(f"handle {handle.number} is not live")
+        self._live.end(handle)
+        assert handle.span is not None
         self.machine.unmap(handle.span.start, handle.span.size, cpu)
         due = self.areas.free(handle.span.start)
         if not self._lazy:

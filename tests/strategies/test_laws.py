@@ -35,7 +35,7 @@ UNTRANSLATED = ("iommu_passthrough",)
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["acquire", "acquire", "access", "access", "release"]),
+        st.sampled_from(["acquire", "acquire", "access", "access", "release", "release", "idle"]),
         st.integers(0, CPUS - 1),
         st.sampled_from([1, 2, 3, 40, 300, 1500]),
         st.integers(0, 1000),
@@ -60,6 +60,8 @@ def run(
             device = "nic" if pick % 3 == 0 else None
             pages = min(pages, MOST_PAGES.get(strategy.name, pages))
             live.append(strategy.acquire(Request(cpu, pages, device=device)))
+        elif verb == "idle":
+            strategy.idle()
         elif live and verb == "release":
             strategy.release(live.pop(pick % len(live)), cpu)
         elif live:
@@ -133,7 +135,7 @@ def test_a_released_page_is_unreachable_once_its_window_closes(name: str) -> Non
         check(platform, strategy, live)
 
     follow()
-    for outcome in ("acquire", "release", "access"):
+    for outcome in ("acquire", "release", "access", "idle"):
         assert OUTCOMES[outcome] > 20, OUTCOMES
     reached = OUTCOMES["held, lawful"] + OUTCOMES["held, stale"]
     assert reached > 20 or name in (*UNTRANSLATED, "naive_unmap", "kmap_local"), OUTCOMES
