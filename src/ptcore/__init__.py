@@ -10,7 +10,7 @@ from ptcore import errors, formats, units
 from ptcore.allocators import AddressTree
 from ptcore.caches import Mmu, PageTableCache, Tlb, TlbArray, TlbLevel, WalkCache
 from ptcore.errors import PtcoreError, Status
-from ptcore.machine import Handle, Ledger, Machine, Request, Strategy
+from ptcore.machine import Event, Handle, Ledger, Machine, Request, Strategy
 from ptcore.memory import PhysicalMemory
 from ptcore.table import AddressSpace, Nested, Owed, PageTable, Walk, guest_memory
 from ptcore.table.diff import diff
@@ -21,6 +21,7 @@ from ptcore import strategies, study, workloads  # isort: skip  # the floors abo
 __all__ = [
     "AddressSpace",
     "AddressTree",
+    "Event",
     "Handle",
     "Ledger",
     "Machine",
