@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import types
 from pathlib import Path
@@ -50,18 +51,37 @@ def generate_constants() -> None:
         header.write_text(source)
 
 
+def headers_behind(path: Path) -> list[str]:
+    """Return the headers that a Cython file comes to, by way of what it cimports and what those include."""
+    known = {header.name: header for header in SOURCE.rglob("*.h")}
+    found: set[Path] = set()
+    ahead = [path]
+    while ahead:
+        here = ahead.pop()
+        found.add(here)
+        text = here.read_text()
+        named = [
+            known[name] for name in re.findall(r'"(?:[./\w]*/)?(\w+\.h)"', text) if name in known
+        ]
+        if here.suffix != ".h":
+            modules = re.findall(r"\bfrom ([\w.]+) cimport|\bcimport ([\w.]+)", text)
+            parts = [Path("src", *(a or b).split(".")).with_suffix(".pxd") for a, b in modules]
+            named += [part for part in (*parts, here.with_suffix(".pxd")) if part.exists()]
+        ahead += [name for name in named if name not in found]
+    return sorted(str(header) for header in found if header.suffix == ".h")
+
+
 def extensions() -> list[Extension]:
     flags = ["-O0", "-g"] if DEBUG else ["-O3"]
     flags += ["-Wall", "-Wextra", *GENERATED_CODE_EXCEPTIONS]
     if os.environ.get("PTCORE_WERROR") == "1":
         flags.append("-Werror")
-    headers = [str(header) for header in sorted(SOURCE.rglob("*.h"))]
     return [
         Extension(
             ".".join(path.relative_to("src").with_suffix("").parts),
             [str(path)],
             include_dirs=[str(SOURCE / "memory"), str(SOURCE / "table"), str(SOURCE / "caches")],
-            depends=headers,
+            depends=headers_behind(path),
             extra_compile_args=flags,
         )
         for path in sorted(SOURCE.rglob("*.pyx"))
