@@ -2,21 +2,20 @@
 
 The front door: public names only. Floors 0 to 3 (`PhysicalMemory`, `PageTable`, `formats`) are useful
 alone; `Tlb`, `Mmu` and `PageTableCache` stand on them, and `Machine`, `strategies` and `study` on those.
+What stands above floor 3 is imported when it is first named (`ptcore.upstairs`): reading the tables of
+an image waits for nothing else. `__init__.pyi` says where each name comes from.
 """
 
 from __future__ import annotations
 
 from ptcore import errors, formats, units
-from ptcore.allocators import AddressTree
-from ptcore.caches import Mmu, PageTableCache, Tlb, TlbArray, TlbLevel, WalkCache
 from ptcore.errors import PtcoreError, Status
-from ptcore.machine import Event, Handle, Ledger, Machine, Request, Strategy
 from ptcore.memory import PhysicalMemory
 from ptcore.table import AddressSpace, Nested, Owed, PageTable, Walk, guest_memory
 from ptcore.table.diff import diff
 from ptcore.units import Span
-
-from ptcore import strategies, study, workloads  # isort: skip  # the floors above, which use the names above
+from ptcore.upstairs import __dir__ as __dir__
+from ptcore.upstairs import __getattr__ as __getattr__
 
 __all__ = [
     "AddressSpace",

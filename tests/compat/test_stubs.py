@@ -102,3 +102,26 @@ def test_every_module_of_the_package_begins_with_a_sentence() -> None:
     assert len(modules) > 10
     silent = [name for name in modules if not inspect.getdoc(importlib.import_module(name))]
     assert silent == []
+
+
+def test_the_front_door_and_its_stub_name_the_same() -> None:
+    tree = ast.parse((SOURCE / "__init__.pyi").read_text())
+    named = {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert named - {"annotations"} == set(ptcore.__all__)
+    assert set(ptcore.__all__) <= set(dir(ptcore))
+
+
+def test_reading_tables_imports_nothing_from_above_their_floor() -> None:
+    code = "import sys, ptcore; ptcore.PageTable; print(*sorted(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ended.stdout.split())
+    assert "ptcore.table.page_table" in loaded
+    above = ("allocators", "caches", "machine", "workloads", "strategies", "study", "cli")
+    assert [name for name in above if f"ptcore.{name}" in loaded] == []
+    with pytest.raises(AttributeError, match="no attribute 'nothing_of_this_name'"):
+        _ = ptcore.nothing_of_this_name

@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command line; say what to install when its packages are not there."""
     try:
-        from ptcore.cli.commands import ptcore
+        from ptcore.cli.group import ptcore
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise

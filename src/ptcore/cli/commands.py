@@ -12,6 +12,7 @@ from ptcore import strategies as known_strategies
 from ptcore.cli import show
 from ptcore.cli.ends import says_errors
 from ptcore.cli.format_commands import decode_command, formats_command
+from ptcore.cli.group import ptcore
 from ptcore.cli.progress import progress_bar
 from ptcore.cli.tlb_commands import convert_command, presets_command, tlb_command
 from ptcore.cli.validate_commands import read_trace, validate
@@ -25,21 +26,6 @@ from ptcore.study.questions import answers
 from ptcore.study.story import story
 from ptcore.workloads.replay import Workload, workload_of
 from ptcore.workloads.scenarios import DEFAULT_CPUS, DEFAULT_SIZE, SCENARIOS, scenario
-
-
-def quiet_pipe() -> None:
-    """End without a traceback when the reader of a pipe has gone."""
-    import signal
-
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="ptcore")
-def ptcore() -> None:
-    """Page tables that you can compute with."""
-    quiet_pipe()
-
 
 ptcore.add_command(formats_command)
 ptcore.add_command(decode_command)

@@ -1,0 +1,44 @@
+"""ptcore: page tables that you can compute with. Where each name of the front door comes from."""
+
+from ptcore import errors, formats, strategies, study, units, workloads
+from ptcore.allocators import AddressTree
+from ptcore.caches import Mmu, PageTableCache, Tlb, TlbArray, TlbLevel, WalkCache
+from ptcore.errors import PtcoreError, Status
+from ptcore.machine import Event, Handle, Ledger, Machine, Request, Strategy
+from ptcore.memory import PhysicalMemory
+from ptcore.table import AddressSpace, Nested, Owed, PageTable, Walk, guest_memory
+from ptcore.table.diff import diff
+from ptcore.units import Span
+
+__all__ = [
+    "AddressSpace",
+    "AddressTree",
+    "Event",
+    "Handle",
+    "Ledger",
+    "Machine",
+    "Mmu",
+    "Nested",
+    "Owed",
+    "PageTable",
+    "PageTableCache",
+    "PhysicalMemory",
+    "PtcoreError",
+    "Request",
+    "Span",
+    "Status",
+    "Strategy",
+    "Tlb",
+    "TlbArray",
+    "TlbLevel",
+    "Walk",
+    "WalkCache",
+    "diff",
+    "errors",
+    "formats",
+    "guest_memory",
+    "strategies",
+    "study",
+    "units",
+    "workloads",
+]
