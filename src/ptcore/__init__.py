@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ptcore import errors, formats, units
 from ptcore.errors import PtcoreError, Status
-from ptcore.memory import PhysicalMemory
+from ptcore.memory import Cpu, Image, PhysicalMemory, open_image
 from ptcore.table import AddressSpace, Nested, Owed, PageTable, Walk, guest_memory
 from ptcore.table.diff import diff
 from ptcore.units import Span
@@ -20,8 +20,10 @@ from ptcore.upstairs import __getattr__ as __getattr__
 __all__ = [
     "AddressSpace",
     "AddressTree",
+    "Cpu",
     "Event",
     "Handle",
+    "Image",
     "Ledger",
     "Machine",
     "Mmu",
@@ -44,6 +46,7 @@ __all__ = [
     "errors",
     "formats",
     "guest_memory",
+    "open_image",
     "strategies",
     "study",
     "units",

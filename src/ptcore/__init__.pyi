@@ -5,7 +5,7 @@ from ptcore.allocators import AddressTree
 from ptcore.caches import Mmu, PageTableCache, Tlb, TlbArray, TlbLevel, WalkCache
 from ptcore.errors import PtcoreError, Status
 from ptcore.machine import Event, Handle, Ledger, Machine, Request, Strategy
-from ptcore.memory import PhysicalMemory
+from ptcore.memory import Cpu, Image, PhysicalMemory, open_image
 from ptcore.table import AddressSpace, Nested, Owed, PageTable, Walk, guest_memory
 from ptcore.table.diff import diff
 from ptcore.units import Span
@@ -13,8 +13,10 @@ from ptcore.units import Span
 __all__ = [
     "AddressSpace",
     "AddressTree",
+    "Cpu",
     "Event",
     "Handle",
+    "Image",
     "Ledger",
     "Machine",
     "Mmu",
@@ -37,6 +39,7 @@ __all__ = [
     "errors",
     "formats",
     "guest_memory",
+    "open_image",
     "strategies",
     "study",
     "units",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ptcore.memory.images import Cpu, Image, open_image
 from ptcore.memory.physical import FrameAllocator, PhysicalMemory
 
-__all__ = ["FrameAllocator", "PhysicalMemory"]
+__all__ = ["Cpu", "FrameAllocator", "Image", "PhysicalMemory", "open_image"]

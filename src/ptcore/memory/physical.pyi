@@ -5,7 +5,7 @@ Addresses are whole numbers of bytes below 2**56. Sizes are bytes or texts such 
 """
 
 from collections.abc import Iterable
-from typing import Literal, final
+from typing import Literal, Self, final
 
 from typing_extensions import Buffer
 
@@ -63,7 +63,6 @@ class FrameAllocator:
     def is_allocated(self, pa: int, size: int | str = 4096) -> bool:
         """Whether a frame of `size` bytes that begins at `pa` is in use. O(1)."""
 
-@final
 class PhysicalMemory:
     """The bytes that tables lie in: sorted, disjoint segments of physical addresses.
 
@@ -98,7 +97,7 @@ class PhysicalMemory:
         start: int = 0,
         writable: bool | None = None,
         frames: tuple[int, int | str] | None = None,
-    ) -> PhysicalMemory:
+    ) -> Self:
         """Return the memory whose bytes from `start` on are those of `buffer`, without copying.
 
         The buffer (bytes, bytearray, mmap, a C-contiguous array) is held as long as the memory
@@ -115,7 +114,7 @@ class PhysicalMemory:
         *,
         writable: bool | None = None,
         frames: tuple[int, int | str] | None = None,
-    ) -> PhysicalMemory:
+    ) -> Self:
         """Return the memory of several (start, buffer) pairs; see from_buffer.
 
         It is writable only if all of them are.
@@ -128,7 +127,7 @@ class PhysicalMemory:
         spans: Iterable[tuple[int, int, int]],
         *,
         frames: tuple[int, int | str] | None = None,
-    ) -> PhysicalMemory:
+    ) -> Self:
         """Return a memory whose bytes are those of `memory` at other addresses.
 
         `spans`: (address here, address in `memory`, bytes); what `memory` does not hold is left out.
