@@ -7,7 +7,7 @@ Addresses are whole numbers of bytes below 2**56. Sizes are bytes or texts such 
 from collections.abc import Iterable
 from typing import Literal, Self, final
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 from ptcore.units import Span
 
@@ -63,6 +63,7 @@ class FrameAllocator:
     def is_allocated(self, pa: int, size: int | str = 4096) -> bool:
         """Whether a frame of `size` bytes that begins at `pa` is in use. O(1)."""
 
+@disjoint_base
 class PhysicalMemory:
     """The bytes that tables lie in: sorted, disjoint segments of physical addresses.
 

@@ -24,8 +24,9 @@ NT_PRSTATUS = 1
 PN_XNUM = 0xFFFF
 IDENT_BYTES = 16
 # Names of the fields of both classes, and their `struct` layouts after the identification.
-_HEADER = ("type", "machine", "version", "entry", "phoff", "shoff", "flags", "ehsize", "phentsize")
-_HEADER += ("phnum", "shentsize", "shnum", "shstrndx")
+_HEADER = tuple(
+    "type machine version entry phoff shoff flags ehsize phentsize phnum shentsize shnum shstrndx".split()
+)
 _HEADERS = {32: "HHIIIIIHHHHHH", 64: "HHIQQQIHHHHHH"}
 _PROGRAM = {
     32: ("IIIIIIII", ("type", "offset", "vaddr", "paddr", "filesz", "memsz", "flags", "align")),
