@@ -24,9 +24,8 @@ NT_PRSTATUS = 1
 PN_XNUM = 0xFFFF
 IDENT_BYTES = 16
 # Names of the fields of both classes, and their `struct` layouts after the identification.
-_HEADER = tuple(
-    "type machine version entry phoff shoff flags ehsize phentsize phnum shentsize shnum shstrndx".split()
-)
+_HEADER: tuple[str, ...] = ("type", "machine", "version", "entry", "phoff", "shoff", "flags")
+_HEADER += ("ehsize", "phentsize", "phnum", "shentsize", "shnum", "shstrndx")
 _HEADERS = {32: "HHIIIIIHHHHHH", 64: "HHIQQQIHHHHHH"}
 _PROGRAM = {
     32: ("IIIIIIII", ("type", "offset", "vaddr", "paddr", "filesz", "memsz", "flags", "align")),
