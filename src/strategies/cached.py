@@ -67,7 +67,7 @@ class Cached:
             self._behind[handle.number] = inner
             return handle
         pa = self.machine.allocate_frames(request.pages, request.cpu)
-        handle = Handle(self._next, request.pages, pa, None)
+        handle = Handle(self._next, request.pages, pa, None, request.memory_type)
         self._live[handle.number] = handle
         self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
@@ -83,10 +83,11 @@ class Cached:
         page = self.machine.page_bytes
         handle.check_offsets(span, page)
         for number in range(span.start // page, span.last // page + 1):
-            va = self._slot_va(self._slot_of(handle.pa // page + number, cpu))
+            slot = self._slot_of(handle.pa // page + number, cpu, handle.memory_type)
+            va = self._slot_va(slot)
             self.machine.access(Span.of(va, page), cpu, kind)
 
-    def _slot_of(self, page: int, cpu: int) -> int:
+    def _slot_of(self, page: int, cpu: int, memory_type: str | None) -> int:
         slot = self.cache.lookup(page)
         if slot >= 0:
             self.machine.note(Event.CACHE_HIT, cpu)
@@ -96,7 +97,8 @@ class Cached:
             self._make_clean(cpu)
         slot = self.cache.admit(page)
         size = self.machine.page_bytes
-        self.machine.map(self._slot_va(slot), page * size, size, cpu, page_size=size)
+        va = self._slot_va(slot)
+        self.machine.map(va, page * size, size, cpu, page_size=size, memory_type=memory_type)
         return slot
 
     def _make_clean(self, cpu: int) -> None:

@@ -38,7 +38,7 @@ class EphemeralMap:
     def acquire(self, request: Request) -> Handle:
         """Take frames; they are reachable only while they are touched."""
         pa = self.machine.allocate_frames(request.pages, request.cpu)
-        handle = self._live.add(request.pages, pa, None)
+        handle = self._live.add(request.pages, pa, None, request.memory_type)
         self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
 
@@ -47,7 +47,7 @@ class EphemeralMap:
         self._live.check(handle)
         self.machine.mmu(cpu)
         handle.check_offsets(span, self.machine.page_bytes)
-        self.window.reach(cpu, handle.pa, span, kind, MOST_PAGES)
+        self.window.reach(cpu, handle.pa, span, kind, MOST_PAGES, handle.memory_type)
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Give the frames back; CPUs that touched them may hold translations until their regions wrap."""

@@ -37,18 +37,18 @@ class KmapLocal:
     def acquire(self, request: Request) -> Handle:
         """Take frames; they are reachable only while they are touched."""
         pa = self.machine.allocate_frames(request.pages, request.cpu)
-        handle = self._live.add(request.pages, pa, None)
+        handle = self._live.add(request.pages, pa, None, request.memory_type)
         self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
 
-    def push(self, pa: int, cpu: int) -> int:
+    def push(self, pa: int, cpu: int, memory_type: str | None = None) -> int:
         """Map a frame in the CPU's next slot; return the address. OutOfRange when all are in use."""
         self.machine.mmu(cpu)
         page = self.machine.page_bytes
         if self._depth[cpu] == SLOTS:
             raise OutOfRange(f"all {SLOTS} slots of CPU {cpu} are in use")
         va = SLOTS_START + (cpu * SLOTS + self._depth[cpu]) * page
-        self.machine.map(va, pa, page, cpu, page_size=page, cpus=(cpu,))
+        self.machine.map(va, pa, page, cpu, page_size=page, memory_type=memory_type, cpus=(cpu,))
         self._depth[cpu] += 1
         return va
 
@@ -68,7 +68,7 @@ class KmapLocal:
         page = self.machine.page_bytes
         handle.check_offsets(span, page)
         for number in range(span.start // page, span.last // page + 1):
-            va = self.push(handle.pa + number * page, cpu)
+            va = self.push(handle.pa + number * page, cpu, handle.memory_type)
             self.machine.access(Span.of(va, page), cpu, kind)
             self.pop(va, cpu)
 

@@ -17,10 +17,10 @@ class Live:
     def __contains__(self, handle: Handle) -> bool:
         return handle.number in self._handles
 
-    def add(self, pages: int, pa: int, span: Span | None) -> Handle:
+    def add(self, pages: int, pa: int, span: Span | None, memory_type: str | None = None) -> Handle:
         """Make a handle and write it down."""
         self._numbers += 1
-        handle = Handle(self._numbers, pages, pa, span)
+        handle = Handle(self._numbers, pages, pa, span, memory_type)
         self._handles[handle.number] = handle
         return handle
 

@@ -34,7 +34,7 @@ class NaiveUnmap:
         self.machine.split(PAGE_OFFSET + pa, request.pages * page, page, request.cpu)
         for number in range(request.pages):
             self._remove(pa + number * page, request.cpu)
-        handle = self._live.add(request.pages, pa, None)
+        handle = self._live.add(request.pages, pa, None, request.memory_type)
         self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
 
@@ -51,7 +51,8 @@ class NaiveUnmap:
         handle.check_offsets(span, page)
         for number in range(span.start // page, span.last // page + 1):
             pa = handle.pa + number * page
-            self.machine.map(PAGE_OFFSET + pa, pa, page, cpu, page_size=page)
+            kept = handle.memory_type
+            self.machine.map(PAGE_OFFSET + pa, pa, page, cpu, page_size=page, memory_type=kept)
             self.machine.access(Span.of(PAGE_OFFSET + pa, page), cpu, kind)
             self._remove(pa, cpu)
 

@@ -95,7 +95,7 @@ class SparseDirectMap:
         if request.device is not None:
             start = SECOND_OFFSET + pa
             try:
-                self.machine.map(start, pa, size, request.cpu)
+                self.machine.map(start, pa, size, request.cpu, memory_type=request.memory_type)
             except MapError:
                 self.machine.free_frames(pa, request.pages, request.cpu)
                 raise

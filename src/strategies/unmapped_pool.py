@@ -56,7 +56,7 @@ class UnmappedPool:
             pa = self._free.allocate(size)
             self.machine.note(Event.POOL_MISS, request.cpu)
         self.machine.take_from_pool(pa, request.pages, request.cpu)
-        handle = self._live.add(request.pages, pa, None)
+        handle = self._live.add(request.pages, pa, None, request.memory_type)
         self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
 
@@ -78,7 +78,7 @@ class UnmappedPool:
         self._live.check(handle)
         self.machine.mmu(cpu)
         handle.check_offsets(span, self.machine.page_bytes)
-        self.window.reach(cpu, handle.pa, span, kind, MOST_PAGES)
+        self.window.reach(cpu, handle.pa, span, kind, MOST_PAGES, handle.memory_type)
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Give the pages back to the pool: no table changes, and no invalidation."""

@@ -55,7 +55,9 @@ class Vmalloc:
             self.machine.free_frames(pa, request.pages, request.cpu)
             raise
         try:
-            self.machine.map(start, pa, size, request.cpu, page_size=page)
+            self.machine.map(
+                start, pa, size, request.cpu, page_size=page, memory_type=request.memory_type
+            )
         except MapError:
             # No frame for a table. As in the kernel, the area goes the way of a freed one.
             if self.areas.free(start):

@@ -43,7 +43,7 @@ class EphemeralWindow:
         self.regions = [Region(start + cpu * size) for cpu in range(machine.cpus)]
         build_tables(machine, Span.of(start, size * machine.cpus))
 
-    def get(self, cpu: int, pa: int, pages: int) -> int | None:
+    def get(self, cpu: int, pa: int, pages: int, memory_type: str | None = None) -> int | None:
         """Map frames in the CPU's region; return the address, or None where there is no room."""
         region, page = self.regions[cpu], self.machine.page_bytes
         usable = self.pages - RESERVE_PAGES
@@ -57,10 +57,9 @@ class EphemeralWindow:
         first = region.next
         region.next += pages
         region.live[first] = pages
-        self.machine.map(
-            region.start + first * page, pa, pages * page, cpu, page_size=page, cpus=(cpu,)
-        )
-        return region.start + first * page
+        va, size = region.start + first * page, pages * page
+        self.machine.map(va, pa, size, cpu, page_size=page, memory_type=memory_type, cpus=(cpu,))
+        return va
 
     def put(self, cpu: int, va: int) -> None:
         """Clear the entries of what `get` returned; the CPU may hold them until its region wraps."""
@@ -68,26 +67,34 @@ class EphemeralWindow:
         pages = region.live.pop((va - region.start) // page)
         self.machine.unmap(va, pages * page, cpu, cpus=(cpu,))
 
-    def reach(self, cpu: int, pa: int, span: Span, kind: str, most: int) -> None:
+    def reach(
+        self,
+        cpu: int,
+        pa: int,
+        span: Span,
+        kind: str,
+        most: int,
+        memory_type: str | None = None,
+    ) -> None:
         """Touch the bytes `span` of the memory at `pa`, up to `most` pages at a time."""
         page = self.machine.page_bytes
         at, last = span.start // page, span.last // page
         while at <= last:
             count = min(most, last - at + 1)
-            va = self.get(cpu, pa + at * page, count)
+            va = self.get(cpu, pa + at * page, count, memory_type)
             if va is not None:
                 self.machine.access(Span.of(va, count * page), cpu, kind)
                 self.put(cpu, va)
             else:
                 count = 1
-                self._through_reserve(cpu, pa + at * page, kind)
+                self._through_reserve(cpu, pa + at * page, kind, memory_type)
             at += count
 
-    def _through_reserve(self, cpu: int, pa: int, kind: str) -> None:
+    def _through_reserve(self, cpu: int, pa: int, kind: str, memory_type: str | None) -> None:
         page = self.machine.page_bytes
         va = self.regions[cpu].start + (self.pages - 1) * page
         self.machine.note(Event.FALLBACK, cpu)
-        self.machine.map(va, pa, page, cpu, page_size=page, cpus=(cpu,))
+        self.machine.map(va, pa, page, cpu, page_size=page, memory_type=memory_type, cpus=(cpu,))
         self.machine.access(Span.of(va, page), cpu, kind)
         self.machine.unmap(va, page, cpu, cpus=(cpu,))
         self.machine.invalidate(Span.of(va, page), cpu, (cpu,))

@@ -54,6 +54,7 @@ CONTIGUOUS = {"4K": (4, 4, 4), "16K": (7, 5), "64K": (5, 5)}
 LEAF_LEVELS = {"4K": 3, "16K": 2, "64K": 2}
 
 # "Stage 2 memory region type and Cacheability attributes" without FWB: MemAttr[3:0].
+IOREMAP = "DEVICE-NGNRE"  # Linux arch/arm64/include/asm/io.h, ioremap(): PROT_DEVICE_nGnRE
 MEMORY_TYPES_S2 = (
     "DEVICE-NGNRNE",
     "DEVICE-NGNRE",
@@ -337,6 +338,7 @@ def aarch64(
         address_rule=AddressRule.UPPER_ONLY if upper else AddressRule.ZERO_EXTENDED,
         physical_bits=52 if wide else 48,
         memory_types=memory_types,
+        device_memory=IOREMAP if IOREMAP in memory_types else "",
         parameters={"va_bits": va_bits, "upper": upper, "regime": regime},
         # "Alignment of the translation table base": to its size, but at least to 64 bytes.
         root_align=max(

@@ -282,10 +282,11 @@ def memory_type_number(fmt: Format, memory_type: str | int | None) -> int | None
     """Return the number of a memory type given by name or number; None stays None."""
     if not isinstance(memory_type, str):
         return memory_type
-    if memory_type.upper() not in fmt.memory_types:
+    names = [name.upper() for name in fmt.memory_types]
+    if memory_type.upper() not in names:
         known = ", ".join(dict.fromkeys(fmt.memory_types))
         raise FormatError(f"{fmt.name} has no memory type {memory_type!r}; it has {known}")
-    return fmt.memory_types.index(memory_type.upper())
+    return names.index(memory_type.upper())
 
 
 def rights_names(mask: int, every: int = 0b1111) -> str:

@@ -115,6 +115,7 @@ def loongarch64(*, granule: str = "16K", levels: int = 3, upper: bool = False) -
         address_rule=AddressRule.UPPER_ONLY if upper else AddressRule.ZERO_EXTENDED,
         physical_bits=PHYSICAL_BITS,
         memory_types=MEMORY_TYPES,
+        device_memory="SUC",  # Linux arch/loongarch/include/asm/io.h, ioremap(): _CACHE_SUC
         parameters={"granule": granule, "levels": levels, "upper": upper},
         lookups=(PLV,),
         unknown_is=Status.NOT_PRESENT,

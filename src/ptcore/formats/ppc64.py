@@ -95,6 +95,8 @@ def ppc64_radix(*, granule: str = "64K") -> Format:
         physical_bits=60,  # what NLB holds; RPN holds 57
         byte_order="big",
         memory_types=MEMORY_TYPES,
+        # Linux arch/powerpc/include/asm/book3s/64/pgtable.h, pgprot_noncached(): _PAGE_NON_IDEMPOTENT
+        device_memory="non-idempotent",
         parameters={"granule": granule},
         lookups=(ACCESS,),
     )

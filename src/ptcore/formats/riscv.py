@@ -150,6 +150,7 @@ def _format(
     mxr: bool,
     svadu: bool,
     narrow: bool,
+    svpbmt: bool = False,
 ) -> Format:
     input_bits = levels[-1].shift + levels[-1].bits
     # "Supervisor Status Register": S-mode may not access U pages unless SUM = 1, and never fetches from
@@ -169,6 +170,8 @@ def _format(
         physical_bits=34 if narrow else 56,
         entry_bytes=4 if narrow else 8,
         memory_types=MEMORY_TYPES,
+        # Linux arch/riscv/include/asm/pgtable.h, _PAGE_IOREMAP: with Svpbmt _PAGE_IO
+        device_memory="IO" if svpbmt else "",
         refusals=REFUSALS,
         denials=() if g_stage else outside,
         waivers=readable if mxr else (),
@@ -205,6 +208,7 @@ def _wide(
         mxr=mxr,
         svadu=svadu,
         narrow=False,
+        svpbmt=svpbmt,
     )
 
 

@@ -343,7 +343,8 @@ class Format:
     `levels` run from level 0 upwards. `empty` is the test for an empty item at any level.
     `physical_bits` is the widest output address of the architecture; an actual machine may have
     less, which is a parameter of each table. `memory_types` names the values of MEMORY_TYPE after
-    reset. `refused_rights` lists the combinations of r, w, x that hardware does not accept.
+    reset, `device_memory` the one of them that a kernel's ioremap() asks for. `refused_rights` lists the
+    combinations of r, w, x that hardware does not accept.
     `parents_limit_rights`: a right must be granted at every level, not only at the leaf.
 
     `address_bits`: how wide an input address is held (UPPER_ONLY means ones up to there).
@@ -370,6 +371,7 @@ class Format:
     entry_bytes: int = 8
     byte_order: str = "little"
     memory_types: tuple[str, ...] = ()
+    device_memory: str = ""
     refused_rights: tuple[str, ...] = ()
     parents_limit_rights: bool = True
     parameters: dict[str, object] = field(default_factory=dict)

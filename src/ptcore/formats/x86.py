@@ -47,6 +47,7 @@ PSE36_BITS = 40
 # Intel SDM vol. 3A, "IA32_PAT MSR", "Memory Type That Can Be Encoded With PAT" and "Table: Memory Type
 # Setting of PAT Entries Following a Power-up or Reset": PA0..PA7.
 PAT_AFTER_RESET = ("WB", "WT", "UC-", "UC", "WB", "WT", "UC-", "UC")
+DEVICE_MEMORY = "UC-"  # Linux arch/x86/mm/ioremap.c, ioremap(): _PAGE_CACHE_MODE_UC_MINUS
 
 CITATIONS = (
     Citation("Intel SDM vol. 3A (253668)", "4-Level Paging and 5-Level Paging"),
@@ -263,6 +264,7 @@ def x86_64(
         address_rule=AddressRule.SIGN_EXTENDED,
         physical_bits=PHYSICAL_BITS,
         memory_types=PAT_AFTER_RESET,
+        device_memory=DEVICE_MEMORY,
         parameters={"nx": nx, "pages_1g": pages_1g, "presence": presence},
         denials=_denials(smep, smap),
         waivers=() if wp else (Waiver("w", user=False),),
@@ -374,6 +376,7 @@ def x86_pae(
         address_rule=AddressRule.ZERO_EXTENDED,
         physical_bits=PHYSICAL_BITS,
         memory_types=PAT_AFTER_RESET,
+        device_memory=DEVICE_MEMORY,
         root_align=32,
         parameters={"nx": nx, "presence": presence},
         denials=_denials(smep, smap),
@@ -455,6 +458,7 @@ def x86_32(
         physical_bits=PSE36_BITS if pse and pse36 else 32,
         entry_bytes=4,
         memory_types=PAT_AFTER_RESET,
+        device_memory=DEVICE_MEMORY,
         parameters={"pse": pse, "pse36": pse36},
         denials=_denials(smep, smap),
         waivers=() if wp else (Waiver("w", user=False),),

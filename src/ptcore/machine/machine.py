@@ -33,6 +33,7 @@ from ptcore.table import Owed, PageTable
 from ptcore.units import ALL_ONES, Span, parse_size
 
 DEFAULT_PRESET = "skylake_sp"
+DEVICE_MEMORY = "device"  # a memory type that every format can be asked for
 TABLE_SHARE = 16  # one part in so many of the memory is kept for page tables
 
 
@@ -230,16 +231,23 @@ class Machine:
         access: str = "rw",
         *,
         page_size: int | str | None = None,
+        memory_type: str | None = None,
         cpus: Iterable[int] | None = None,
     ) -> None:
         """Map memory; as PageTable.map. `cpus`: those that will use it, by contract (default: all).
+
+        `memory_type`: one of the format's, or "device": what its `device_memory` names, if anything.
 
         Raises InvalidationOwed when one of them may still hold an older translation of these addresses.
         """
         self.mmu(cpu)
         span = Span.of(va, length)
         self._check_stale(span, range(self.cpus) if cpus is None else cpus)
-        owed = self.table.map(va, pa, length, access=access, page_size=page_size)
+        if memory_type == DEVICE_MEMORY:
+            memory_type = self.table.format.device_memory or None
+        owed = self.table.map(
+            va, pa, length, access=access, memory_type=memory_type, page_size=page_size
+        )
         self._share_kernel_half(owed)
         self.account(owed, cpu)
         self.note(Event.MAPPED, cpu, span.size // self.page_bytes, first=va, last=span.last, pa=pa)

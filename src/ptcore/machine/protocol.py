@@ -14,7 +14,8 @@ class Request:
     """Pages that somebody wants to reach.
 
     `cpu` asks; `pages` of the machine's page size; `align` in bytes, of the virtual address;
-    `purpose` is free text for reports; `device` names a device that will reach them too, if any.
+    `purpose` is free text for reports; `device` names a device that will reach them too, if any;
+    `memory_type` is what their mappings get, as for Machine.map (None: the format's usual one).
     """
 
     cpu: int
@@ -22,6 +23,7 @@ class Request:
     align: int = 1
     purpose: str = ""
     device: str | None = None
+    memory_type: str | None = None
 
     def __post_init__(self) -> None:
         if self.pages < 1:
@@ -33,12 +35,14 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Handle:
     """What a request got: a number of the strategy's own, frames from `pa` on, and where they are
-    reachable (`span`), or None where the strategy makes pages reachable only while they are used."""
+    reachable (`span`), or None where the strategy makes pages reachable only while they are used;
+    `memory_type` as the request has it."""
 
     number: int
     pages: int
     pa: int
     span: Span | None
+    memory_type: str | None = None
 
     def check_offsets(self, span: Span, page_bytes: int) -> None:
         """Raise OutOfRange unless the bytes `span`, counted from the handle's first, are its own."""
