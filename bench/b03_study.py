@@ -8,7 +8,7 @@ from side_by_side import Result, measure
 
 from ptcore.study import compare
 from ptcore.workloads import read_sample
-from ptcore.workloads.replay import workload_of
+from ptcore.workloads.recorded import workload_of
 
 
 def results() -> Iterator[Result]:

@@ -24,8 +24,9 @@ from ptcore.study import compare as compare_study
 from ptcore.study.compare import Comparison, Row
 from ptcore.study.questions import answers
 from ptcore.study.story import story
-from ptcore.workloads.replay import Workload, workload_of
+from ptcore.workloads.recorded import workload_of
 from ptcore.workloads.scenarios import DEFAULT_CPUS, DEFAULT_SIZE, SCENARIOS, scenario
+from ptcore.workloads.steps import Workload
 
 ptcore.add_command(formats_command)
 ptcore.add_command(decode_command)
@@ -167,7 +168,8 @@ def scenarios(json_: bool) -> None:
     default="once",
     show_default=True,
     metavar="none|once|N",
-    help="How often each page is accessed by the allocating CPU (a model).",
+    help="How often each page is accessed by the allocating CPU, a model; default: as the workload says, "
+    "or once.",
 )
 @click.option(
     "--cpus",
@@ -191,7 +193,7 @@ def scenarios(json_: bool) -> None:
 def compare(
     workload: str | None,
     chosen: str | None,
-    touch: str,
+    touch: str | None,
     cpus: int | None,
     size: int,
     seed: int,

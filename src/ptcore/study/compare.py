@@ -13,11 +13,13 @@ from ptcore.machine import exposure as exposures
 from ptcore.machine.cost import Constant, Price
 from ptcore.machine.exposure import Exposure
 from ptcore.strategies import Maker, UnknownStrategy
-from ptcore.workloads.replay import Touch, Workload, replay
+from ptcore.workloads.replay import replay
+from ptcore.workloads.steps import Touch, Workload
 
 MakeMachine = Callable[[int], Machine]
 Progress = Callable[[str, int, int], None]
 DEFAULT_RAM = "64G"
+AS_SAID = "as the workload says"
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def compare(
     workload: Workload,
     strategies: Sequence[str | Maker] | None = None,
     *,
-    touch: Touch | str | int = "once",
+    touch: Touch | str | int | None = None,
     cpus: int | None = None,
     machine: MakeMachine | None = None,
     constants: Mapping[str, Constant] = costs.DEFAULT_CONSTANTS,
@@ -94,12 +96,13 @@ def compare(
 
     `strategies`: names, "package.module:maker" texts, or functions that take a Machine and return a
     Strategy, a class say (default: all but those that work page by page); `cpus`: by default those
-    of the trace; `machine`: makes one for a number of CPUs; `touch`: the declared access model;
+    of the trace; `machine`: makes one for a number of CPUs; `touch`: the declared access model,
+    in place of the workload's own accesses (default: those, or every page once where it has none);
     `keep` is given each ledger. Raises UnknownStrategy for a name that is none or a maker that
     cannot be imported, and OutOfRange for fewer CPUs than the trace uses, before anything is run;
     UnknownStrategy too when what a maker returns is no Strategy.
     """
-    modelled = touch if isinstance(touch, Touch) else Touch.parse(touch)
+    modelled = Touch.of(touch, workload)
     asked = [strategies] if isinstance(strategies, str) else strategies
     usual = [known.name for known in known_strategies.known() if not known.by_page]
     chosen = [known_strategies.find(what) for what in asked or usual]
@@ -122,7 +125,7 @@ def compare(
         workload.name,
         len(workload.steps),
         count,
-        str(modelled),
+        AS_SAID if modelled is None else str(modelled),
         workload.unmatched_frees,
         workload.never_freed,
         workload.damaged_lines,

@@ -2,8 +2,9 @@
 
 The line is ``TASK-PID [CPU] FLAGS SECONDS.MICROSECONDS: EVENT: FIELDS``; TASK may hold spaces.
 Event formats: Linux include/trace/events/vmalloc.h (alloc_vmap_area, purge_vmap_area_lazy,
-free_vmap_area_noflush), tlb.h (tlb_flush), ipi.h (ipi_send_cpu, ipi_send_cpumask), and the iommu
-group's map and unmap (iommu.h). Which events are understood, and how, is the table `EVENTS`.
+free_vmap_area_noflush), tlb.h (tlb_flush), ipi.h (ipi_send_cpu, ipi_send_cpumask), dma.h (mappings
+and allocations for devices), and the iommu group's map and unmap (iommu.h). Which events are
+understood, and how, is the table `EVENTS`.
 
 No line is dropped silently: a line that is no event line, whose fields are not those of its event,
 whose numbers do not fit, or within which the file ends, is kept in `FtraceLog.damaged` with its
@@ -57,6 +58,10 @@ class EventKind(IntEnum):
     """The IOMMU maps va..end (exclusive); count = the physical address."""
     UNMAP = 9
     """The IOMMU unmaps va..end (exclusive)."""
+    DMA_MAP = 10
+    """Memory was mapped or allocated for a device at va..end (exclusive)."""
+    DMA_UNMAP = 11
+    """It was unmapped or freed."""
 
 
 EVENT_DTYPE = np.dtype(
@@ -147,6 +152,18 @@ def _iommu(found: re.Match[str]) -> Values:
     return values | ({"count": int(paddr, 16)} if paddr else {})
 
 
+def _dma(found: re.Match[str]) -> Values:
+    start, size = int(found["va"], 16), int(found["size"])
+    if not size:
+        raise ValueError("a mapping of no bytes")
+    end = start + size
+    return {"va": start, "end": end, "pages": (end - start) >> PAGE_LG2}
+
+
+_DMA = re.compile(
+    rf"(?P<device>\S+)(?: dir=\w+)? dma_addr=(?P<va>{_HEX}) size=(?P<size>{_DEC})(?: .*)?"
+)
+
 EVENTS: dict[str, EventFormat] = {
     "alloc_vmap_area": EventFormat(
         EventKind.ALLOC,
@@ -203,6 +220,16 @@ EVENTS: dict[str, EventFormat] = {
         ),
         _iommu,
     ),
+    # Linux include/trace/events/dma.h: the same fields for pages, for what has no page, and for what is
+    # allocated for a device. A scatter list's end does not say its addresses: it is not read.
+    **{
+        f"dma_{name}": EventFormat(EventKind.DMA_MAP, _DMA, _dma)
+        for name in ("map_page", "map_phys", "map_resource", "alloc", "alloc_pages")
+    },
+    **{
+        f"dma_{name}": EventFormat(EventKind.DMA_UNMAP, _DMA, _dma)
+        for name in ("unmap_page", "unmap_phys", "unmap_resource", "free", "free_pages")
+    },
 }
 
 # The leftmost place that reads as a line's head counts: the text of a marker may quote a whole

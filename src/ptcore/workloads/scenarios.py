@@ -2,149 +2,337 @@
 
 The first three are the cases that the 2026 discussion of memory outside the direct map began with:
 device memory that is mapped for a while, memory that is added and removed, and large pages that
-alignment forbids. Sizes that a kernel fixes are the kernel's and cited; rates, lifetimes and mixes
-are ours, and part of each scenario's words. The same name, size, CPUs and seed give the same steps,
-bit for bit.
+alignment forbids. Sizes that a kernel fixes are the kernel's and cited beside them; rates, lifetimes
+and mixes are ours where nothing is cited, and part of each scenario's words. The same name, size,
+CPUs and seed give the same steps, bit for bit.
+
+A scenario says how its memory is used as well: which pages are read and written when, and by which
+CPU. `zipf` does not, so that the touch model of a comparison decides.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ptcore.errors import OutOfRange, TraceError
-from ptcore.workloads.replay import STEP_DTYPE, StepKind, Workload
+from ptcore.workloads.steps import MEMORY_TYPES, MODES, STEP_DTYPE, StepKind, Workload
 
 DEFAULT_SIZE = 1000
 DEFAULT_CPUS = 8
 STACK_PAGES = 4  # Linux arch/x86/include/asm/page_64_types.h: THREAD_SIZE, 16 KiB
+CACHED_STACKS = 2  # Linux kernel/fork.c: NR_CACHED_STACKS per CPU, which vmalloc does not see
 SECTION_PAGES = 32768  # Linux arch/x86/include/asm/sparsemem.h: SECTION_SIZE_BITS 27, 128 MiB
 LARGE_PAGES = 512  # 2 MiB
+HUGE_PAGES = LARGE_PAGES * 512  # 1 GiB
+READAHEAD_PAGES = 32  # Linux include/linux/pagemap.h: VM_READAHEAD_PAGES, 128 KiB
+SECRET_PAGES = 2048  # Linux include/uapi/linux/resource.h: MLOCK_LIMIT, 8 MiB, bounds secret memory
+RING_BUFFERS = 512  # Linux drivers/net/ethernet/intel/ixgbe/ixgbe.h: IXGBE_DEFAULT_RXD
+POLL_BUFFERS = 64  # Linux include/linux/netdevice.h: NAPI_POLL_WEIGHT, buffers given back at a time
+POPULATE_NS = 807  # 3 GiB of guest_memfd in 635 ms, a page at a time (lkml.iu.edu 2501.1/04717)
+MIGRATE_NS = 130_000  # a 2 MiB buffer to a GPU (M. Brost, J. Gunthorpe, 2026, passthrough)
 PAGE_BITS = 4096 * 8
+SPREAD = 64  # accesses by which large memory is sampled: one in so many parts of it
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """An access to be: ns after the memory came, `pages` from the one numbered `first` on, r or w.
+
+    `cpu`: None for the one that acquired the memory, -1 for any, else that one.
+    """
+
+    after_ns: int
+    first: int
+    pages: int
+    mode: str = "r"
+    cpu: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """An allocation to be: ns after the one before, ns that it lives, pages, whether a device's."""
+    """An allocation to be: ns after the one before, ns that it lives, pages, and how it is used.
+
+    `device`: a device reaches it too; `memory` its memory type; `align` in bytes. `cpu` acquires it and
+    `freed_on` gives it back; None: any.
+    """
 
     after_ns: int
     lives_ns: int
     pages: int
     device: bool = False
+    memory: str | None = None
+    align: int = 1
+    uses: tuple[Use, ...] = ()
+    cpu: int | None = None
+    freed_on: int | None = None
 
 
-Generator = Callable[[np.random.Generator, int], Iterator[Life]]
+@dataclass(frozen=True, slots=True)
+class Dials:
+    """How many allocations, and on how many CPUs."""
+
+    size: int
+    cpus: int
+
+
+Random = np.random.Generator
+Generator = Callable[[Random, Dials], Iterator[Life]]
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A name, one sentence with what is assumed, and the generator: (random numbers, requests) -> lives."""
+    """A name, one sentence with what is assumed, and the generator: (random numbers, dials) -> lives."""
 
     name: str
     sentence: str
     lives: Generator
 
 
-def _device_memory(rng: np.random.Generator, size: int) -> Iterator[Life]:
-    for _ in range(size):
-        pages = int(rng.choice([LARGE_PAGES, 4 * LARGE_PAGES, 100]))
-        yield Life(int(rng.exponential(1e6)), int(rng.exponential(4e7)), pages, device=True)
+def _whole(pages: int, mode: str = "w", after_ns: int = 0, cpu: int | None = None) -> Use:
+    return Use(after_ns, 0, pages, mode, cpu)
 
 
-def _hotplug(rng: np.random.Generator, size: int) -> Iterator[Life]:
-    for _ in range(max(size // 50, 2)):
-        yield Life(int(rng.exponential(1e8)), int(rng.exponential(1e9)), SECTION_PAGES, device=True)
+def _sampled(pages: int, mode: str, after_ns: int = 0) -> tuple[Use, ...]:
+    """Return SPREAD accesses of one page, evenly over large memory."""
+    step = max(pages // SPREAD, 1)
+    return tuple(Use(after_ns, first, 1, mode, -1) for first in range(0, pages, step))
 
 
-def _alignment_holes(rng: np.random.Generator, size: int) -> Iterator[Life]:
-    for _ in range(size):
-        pages = LARGE_PAGES + int(rng.integers(-8, 9))  # just beside what a large leaf holds
-        yield Life(int(rng.exponential(1e6)), int(rng.exponential(5e7)), pages)
+def _now_and_then(
+    rng: Random, lives_ns: int, pages: int, times: int, mode: str = "r"
+) -> tuple[Use, ...]:
+    """Return accesses of one page each, at any time of the life, on any CPU."""
+    return tuple(
+        Use(int(rng.integers(1, max(lives_ns, 2))), int(rng.integers(pages)), 1, mode, -1)
+        for _ in range(times)
+    )
 
 
-def _guest_memfd(rng: np.random.Generator, size: int) -> Iterator[Life]:
-    for _ in range(size):
-        yield Life(807, 10**10, 1)  # 3 GiB in 635 ms: 807 ns a page (lkml.iu.edu 2501.1/04717)
+def _device_memory(rng: Random, dials: Dials) -> Iterator[Life]:
+    """Yield registers and apertures of devices: written whole once, then poked 4 times."""
+    for _ in range(dials.size):
+        pages = int(rng.choice([100, LARGE_PAGES, 4 * LARGE_PAGES]))
+        lives = int(rng.exponential(4e7))
+        # A PCI device's region is aligned to its size (PCI Local Bus 3.0, "Base Addresses").
+        align = 4096 * LARGE_PAGES if pages >= LARGE_PAGES else 1
+        uses = (_whole(pages), *_now_and_then(rng, lives, pages, 4, "w"))
+        yield Life(int(rng.exponential(1e6)), lives, pages, True, "device", align, uses)
 
 
-def _page_cache(rng: np.random.Generator, size: int) -> Iterator[Life]:
-    for _ in range(size):
-        pages = 1 << int(rng.integers(0, 5))
-        yield Life(int(rng.exponential(2e4)), int(rng.exponential(5e6)), pages)
+def _hotplug(rng: Random, dials: Dials) -> Iterator[Life]:
+    """Yield sections of memory that come and go; of each, one page in 2 MiB is touched."""
+    for _ in range(max(dials.size // 50, 2)):
+        lives = int(rng.exponential(1e9))
+        uses = _sampled(SECTION_PAGES, "w", 1)
+        align = 4096 * SECTION_PAGES
+        yield Life(int(rng.exponential(1e8)), lives, SECTION_PAGES, True, None, align, uses)
 
 
-def _secrets(rng: np.random.Generator, size: int) -> Iterator[Life]:
-    for _ in range(size):
-        yield Life(int(rng.exponential(5e6)), int(rng.exponential(1e9)), int(rng.integers(1, 5)))
+def _alignment_holes(rng: Random, dials: Dials) -> Iterator[Life]:
+    """Yield memory a little beside 1 GiB, one in 100, and beside 2 MiB, so that leaves of those do not
+    fill it. That beside 1 GiB lives 20 ms at most, so that few are there together."""
+    for number in range(dials.size):
+        if number % 100 == 0:
+            pages = HUGE_PAGES + LARGE_PAGES * int(rng.integers(-8, 9))
+            yield Life(int(1e7), int(rng.integers(1e7, 2e7)), pages, uses=_sampled(pages, "w", 1))
+        else:
+            pages = LARGE_PAGES + int(rng.integers(-8, 9))
+            lives = int(rng.exponential(5e7))
+            yield Life(int(rng.exponential(1e6)), lives, pages, uses=(_whole(pages),))
 
 
-def _modules(rng: np.random.Generator, size: int) -> Iterator[Life]:
-    for _ in range(size):
-        yield Life(int(rng.exponential(1e7)), int(rng.exponential(2e8)), int(rng.integers(4, 129)))
+def _guest_memfd(rng: Random, dials: Dials) -> Iterator[Life]:
+    """Yield a guest's pages, populated one by one, faulted in once each in any order, and kept to its end;
+    one in 64 is a page of a device that the guest was given."""
+    end = POPULATE_NS * dials.size
+    for number in range(dials.size):
+        fault = end - POPULATE_NS * number + int(rng.integers(1, end + 1))
+        given = number % 64 == 63
+        uses = (_whole(1), Use(fault, 0, 1, "w", -1))
+        memory = "device" if given else None
+        yield Life(POPULATE_NS, 4 * end, 1, given, memory, 1, uses)
+
+
+def _page_cache(rng: Random, dials: Dials) -> Iterator[Life]:
+    """Yield folios of unmapped page cache: filled once, then read() or written by any CPU, 4 times on
+    average, a part of the folio each time."""
+    for _ in range(dials.size):
+        pages = int(1 << int(rng.integers(0, READAHEAD_PAGES.bit_length())))
+        lives = int(rng.exponential(5e6)) + 1
+        uses = [_whole(pages)]
+        for _ in range(int(rng.geometric(0.2)) - 1):
+            first = int(rng.integers(pages))
+            count = int(rng.integers(1, pages - first + 1))
+            mode = "w" if rng.random() < 0.25 else "r"
+            uses.append(Use(int(rng.integers(1, lives + 1)), first, count, mode, -1))
+        yield Life(int(rng.exponential(2e4)), lives, pages, uses=tuple(uses))
+
+
+def _secrets(rng: Random, dials: Dials) -> Iterator[Life]:
+    """Yield secret memory: keys of 1 to 4 pages, one in 50 as large as a process may lock; written once,
+    and 8 pages of it read while it lives."""
+    for number in range(dials.size):
+        pages = SECRET_PAGES if number % 50 == 49 else int(rng.integers(1, 5))
+        lives = int(rng.exponential(1e9))
+        uses = (_whole(pages), *_now_and_then(rng, lives, pages, 8))
+        yield Life(int(rng.exponential(5e6)), lives, pages, uses=uses)
+
+
+def _modules(rng: Random, dials: Dials) -> Iterator[Life]:
+    """Yield modules of 16 to 512 KiB and programs of one page: written when loaded, then run."""
+    for _ in range(dials.size):
+        pages = 1 if rng.random() < 0.5 else int(rng.integers(4, 129))
+        lives = int(rng.exponential(2e8))
+        uses = (_whole(pages), *_now_and_then(rng, lives, pages, 8))
+        yield Life(int(rng.exponential(1e7)), lives, pages, uses=uses)
 
 
 def _nic_ring(rate_bits: float) -> Generator:
-    gap = max(round(PAGE_BITS / rate_bits * 1e9), 1)
+    """Return rings at their share of the line rate: a buffer of a page, filled by the device and read by the
+    ring's CPU, which gives back as many at a time as it polls. There is a ring per CPU, but no more than
+    are filled twice."""
 
-    def lives(rng: np.random.Generator, size: int) -> Iterator[Life]:
-        for _ in range(size):
-            yield Life(gap, 512 * gap, 1, device=True)  # a ring of 512 buffers, in order
+    def lives(rng: Random, dials: Dials) -> Iterator[Life]:
+        gap = max(round(PAGE_BITS / rate_bits * 1e9), 1)
+        rings = min(max(dials.size // (2 * RING_BUFFERS), 1), dials.cpus)
+        for number in range(dials.size):
+            ring, place = number % rings, number // rings
+            filled = RING_BUFFERS * rings * gap
+            # The whole poll's buffers are read and given back when the last of them is full.
+            wait = (POLL_BUFFERS - 1 - place % POLL_BUFFERS) * rings * gap
+            jitter = int(rng.integers(0, gap))
+            read = Use(filled + wait, 0, 1, "r")
+            yield Life(gap, filled + wait + 1 + jitter, 1, True, None, 1, (read,), ring, ring)
 
     return lives
 
 
-def _gpu(rng: np.random.Generator, size: int) -> Iterator[Life]:
-    for _ in range(size):
-        yield Life(130_000, int(rng.exponential(5e6)), LARGE_PAGES, device=True)
+def _gpu(rng: Random, dials: Dials) -> Iterator[Life]:
+    """Yield buffers that move to a GPU and back: copied whole once there, once back."""
+    for _ in range(dials.size):
+        lives = int(rng.exponential(5e6)) + MIGRATE_NS
+        back = _whole(LARGE_PAGES, "r", lives - 1, -1)
+        align = 4096 * LARGE_PAGES
+        yield Life(MIGRATE_NS, lives, LARGE_PAGES, True, None, align, (_whole(LARGE_PAGES), back))
 
 
-def _processes(rng: np.random.Generator, size: int) -> Iterator[Life]:
-    for _ in range(size):
-        yield Life(int(rng.exponential(1e5)), int(rng.exponential(1e6)), STACK_PAGES)
+@dataclass(slots=True)
+class _Stack:
+    """A kernel stack, which several threads may have one after the other."""
+
+    start: int
+    cpu: int
+    uses: list[Use]
+    end: int = 0
+    freed_on: int = 0
 
 
-def _zipf(rng: np.random.Generator, size: int) -> Iterator[Life]:
-    for _ in range(size):
+def _processes(rng: Random, dials: Dials) -> Iterator[Life]:
+    """Yield the kernel stacks of `size` threads, in bursts of 16 on one CPU: 3 in 4 threads are short, and
+    one in 4 goes deeper than the top page. A stack whose thread ends waits in the cache of the CPU that it
+    ended on, if there is room; the next thread there takes it, and the allocator sees neither."""
+    cached: list[list[_Stack]] = [[] for _ in range(dials.cpus)]
+    running: list[tuple[int, int, _Stack, int]] = []
+    stacks: list[_Stack] = []
+    now = cpu = 0
+
+    def end_one() -> None:
+        at, _, stack, on = heapq.heappop(running)
+        stack.end, stack.freed_on = at, on
+        if len(cached[on]) < CACHED_STACKS:
+            cached[on].append(stack)
+
+    for number in range(dials.size):
+        now += int(rng.exponential(2e4 if number % 16 else 2e6))
+        while running and running[0][0] <= now:
+            end_one()
+        cpu = int(rng.integers(dials.cpus)) if number % 16 == 0 else cpu
+        if not cached[cpu]:
+            stacks.append(_Stack(now, cpu, []))
+        stack = cached[cpu].pop() if cached[cpu] else stacks[-1]
+        lives = int(rng.exponential(1e6 if rng.random() < 0.75 else 2e8))
+        pages = 2 if rng.random() < 0.25 else 1
+        stack.uses.append(Use(now - stack.start, STACK_PAGES - pages, pages, "w", cpu))
+        heapq.heappush(running, (now + lives, number, stack, int(rng.integers(dials.cpus))))
+    while running:
+        end_one()
+    before = 0
+    for stack in stacks:
+        lives = stack.end - stack.start
+        uses = tuple(stack.uses)
+        yield Life(
+            stack.start - before,
+            lives,
+            STACK_PAGES,
+            uses=uses,
+            cpu=stack.cpu,
+            freed_on=stack.freed_on,
+        )
+        before = stack.start
+
+
+def _zipf(rng: Random, dials: Dials) -> Iterator[Life]:
+    for _ in range(dials.size):
         pages = int(min(rng.zipf(1.6), 2 * LARGE_PAGES))
         yield Life(int(rng.exponential(1e4)), int(rng.exponential(1e6)), pages)
 
 
-def _phases(rng: np.random.Generator, size: int) -> Iterator[Life]:
-    parts = (_processes, _device_memory, _zipf, _page_cache)
-    for part in parts:
-        yield from part(rng, max(size // len(parts), 1))
+PHASES = ("process_churn", "device_memory", "page_cache", "secrets")
+
+
+def _phases(rng: Random, dials: Dials) -> Iterator[Life]:
+    part = replace(dials, size=max(dials.size // len(PHASES), 1))
+    for name in PHASES:
+        yield from SCENARIOS[name].lives(rng, part)
 
 
 _KNOWN = (
     (
         "device_memory",
-        "A device's buffers of 400 KiB to 8 MiB, mapped for some 40 ms.",
+        "A device's regions of 400 KiB, 2 and 8 MiB, mapped with its memory type for some 40 ms.",
         _device_memory,
     ),
     ("hotplug", "Sections of 128 MiB added and removed; a fiftieth of the size.", _hotplug),
     (
         "alignment_holes",
-        "Allocations a few pages beside 2 MiB: large leaves do not fit.",
+        "Memory a little beside 1 GiB (one in 100) or 2 MiB: large leaves leave a rest.",
         _alignment_holes,
     ),
     (
         "guest_memfd",
-        "A guest's memory populated page by page, 807 ns each, and kept.",
+        "A guest's memory populated page by page, 807 ns each, then faulted in; some is a device's.",
         _guest_memfd,
     ),
-    ("page_cache", "Unmapped page-cache folios of 1 to 16 pages, used for some 5 ms.", _page_cache),
-    ("secrets", "Secret memory of 1 to 4 pages that lives for a second.", _secrets),
-    ("modules", "Modules and programs of 16 to 512 KiB loaded and unloaded.", _modules),
-    ("nic_10g", "A receive ring of 512 pages at 10 Gb/s, a page a buffer.", _nic_ring(10e9)),
+    (
+        "page_cache",
+        "Unmapped page-cache folios of 1 to 32 pages: filled, then read() and written 4 times.",
+        _page_cache,
+    ),
+    (
+        "secrets",
+        "Secret memory of 1 to 4 pages, some of 8 MiB, for a second; a page read 8 times.",
+        _secrets,
+    ),
+    ("modules", "Modules of 16 to 512 KiB and programs of a page, loaded and unloaded.", _modules),
+    (
+        "nic_10g",
+        "Receive rings of 512 pages at 10 Gb/s, up to one per CPU; 64 buffers polled at a time.",
+        _nic_ring(10e9),
+    ),
     ("nic_100g", "The same at 100 Gb/s.", _nic_ring(100e9)),
     ("nic_200g", "The same at 200 Gb/s.", _nic_ring(200e9)),
-    ("gpu_migration", "Buffers of 2 MiB to and from a GPU, one in 130 us.", _gpu),
-    ("process_churn", "Threads that come and go: kernel stacks of 16 KiB.", _processes),
+    ("gpu_migration", "Buffers of 2 MiB to a GPU, one in 130 us, and back after some 5 ms.", _gpu),
+    (
+        "process_churn",
+        "Threads in bursts: kernel stacks of 16 KiB that two per CPU's cache did not have.",
+        _processes,
+    ),
     ("zipf", "Sizes by Zipf's law, 1 page to 4 MiB, most of them small and short.", _zipf),
-    ("phases", "Four phases: processes, device memory, Zipf, page cache.", _phases),
+    ("phases", "Four phases: processes, device memory, page cache, secrets.", _phases),
 )
 SCENARIOS = {name: Scenario(name, sentence, lives) for name, sentence, lives in _KNOWN}
 
@@ -164,26 +352,53 @@ def scenario(
             f"a scenario has at least one allocation and one CPU, not {size} and {cpus}"
         )
     rng = np.random.default_rng(seed)
-    ends: list[tuple[int, int, int, bool]] = []
-    rows: list[tuple[int, ...]] = []
-    now = 0
+    lives = SCENARIOS[name].lives(rng, Dials(size, cpus))
+    rows = np.array(list(_in_order(rng, lives, cpus)), dtype=STEP_DTYPE)
+    return Workload(f"{name}, size {size}, seed {seed}", rows, cpus)
 
-    def release(end: tuple[int, int, int, bool]) -> None:
-        at, number, pages, device = end
-        rows.append((at, StepKind.RELEASE, int(rng.integers(cpus)), number, pages, 1, device))
 
-    for number, life in enumerate(SCENARIOS[name].lives(rng, size)):
+def _in_order(rng: Random, lives: Iterator[Life], cpus: int) -> Iterator[tuple[int, ...]]:
+    """Yield the steps of all lives by time; of two at one time the one that was planned first."""
+    waiting: list[tuple[int, int, tuple[int, ...]]] = []
+    now = planned = 0
+
+    def cpu_of(asked: int | None, own: int) -> int:
+        if asked is None:
+            return own
+        return int(rng.integers(cpus)) if asked < 0 else asked % cpus
+
+    for number, life in enumerate(lives):
         now += life.after_ns
-        while ends and ends[0][0] <= now:
-            release(heapq.heappop(ends))
-        cpu = int(rng.integers(cpus))
-        rows.append((now, StepKind.ACQUIRE, cpu, number, life.pages, 1, life.device))
-        heapq.heappush(ends, (now + life.lives_ns, number, life.pages, life.device))
-    while ends:
-        release(heapq.heappop(ends))
-    return Workload(
-        f"{name}, size {size}, seed {seed}", np.array(rows, dtype=STEP_DTYPE), cpus, 0, 0, 0
-    )
+        while waiting and waiting[0][0] <= now:
+            yield heapq.heappop(waiting)[2]
+        cpu = cpu_of(-1 if life.cpu is None else life.cpu, 0)
+        memory = MEMORY_TYPES.index(life.memory)
+        of_all = (life.align, life.device, memory)
+        yield (now, StepKind.ACQUIRE, cpu, number, life.pages, *of_all, 0, 0)
+        end = now + life.lives_ns
+        steps = []
+        for use in life.uses:
+            # What would come after the end comes with it.
+            at, mode = min(now + use.after_ns, end), MODES.index(use.mode)
+            place = (cpu_of(use.cpu, cpu), number, use.pages)
+            steps.append((at, StepKind.ACCESS, *place, *of_all, use.first, mode))
+        freed_on = cpu_of(-1 if life.freed_on is None else life.freed_on, cpu)
+        steps.append((end, StepKind.RELEASE, freed_on, number, life.pages, *of_all, 0, 0))
+        for step in steps:
+            planned += 1
+            heapq.heappush(waiting, (step[0], planned, step))
+    while waiting:
+        yield heapq.heappop(waiting)[2]
 
 
-__all__ = ["DEFAULT_CPUS", "DEFAULT_SIZE", "SCENARIOS", "Life", "Scenario", "scenario"]
+__all__ = [
+    "DEFAULT_CPUS",
+    "DEFAULT_SIZE",
+    "PHASES",
+    "SCENARIOS",
+    "Dials",
+    "Life",
+    "Scenario",
+    "Use",
+    "scenario",
+]

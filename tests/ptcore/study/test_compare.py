@@ -11,7 +11,8 @@ from ptcore.strategies import UnknownStrategy
 from ptcore.strategies.direct_map import DirectMap
 from ptcore.study import compare
 from ptcore.workloads import read_ftrace, read_sample
-from ptcore.workloads.replay import Touch, Workload, workload_of
+from ptcore.workloads.recorded import workload_of
+from ptcore.workloads.replay import Touch, Workload
 
 BASE = 0xFFFFC90000000000
 WINDOW = "vstart=0xffffc90000000000 vend=0xffffe8ffffffffff failed=0"
@@ -78,7 +79,11 @@ def test_bad_requests_are_refused_before_anything_runs() -> None:
     with pytest.raises(OutOfRange, match="runs on CPU 1"):
         compare(small(), cpus=1)
     with pytest.raises(TraceError, match="no vmalloc allocation"):
-        workload_of(read_ftrace(["  t-1 [000] ..... 1.000000: tlb_flush: pages:1 reason:x (3)"]))
+        workload_of(
+            read_ftrace(
+                ["  t-1 [000] ..... 1.000000: ipi_send_cpu: cpu=1 callback=call_function+0x0/0x1"]
+            )
+        )
 
 
 def test_the_bundled_trace_tells_the_strategies_apart() -> None:

@@ -15,7 +15,7 @@ from ptcore.study.validate_iommu import Ticks, validate_iommu
 from ptcore.workloads import read_ftrace, read_sample
 from ptcore.workloads.ftrace import SAMPLES_IOMMU
 from ptcore.workloads.iova_steps import UNKNOWN, join_iova
-from ptcore.workloads.replay import workload_of
+from ptcore.workloads.recorded import workload_of
 
 PIECE = (
     "{task:>16}-{pid} [{cpu:03}] ..... {at:12.6f}: "

@@ -50,6 +50,74 @@ def test_a_ring_keeps_its_line_rate() -> None:
     assert steps["device"].all()
 
 
+def test_a_rings_buffers_come_back_in_polls_and_are_read_by_its_own_cpu() -> None:
+    steps = scenario("nic_10g", 4096, 4).steps
+    gap = round(4096 * 8 / 10e9 * 1e9)
+    released = steps[steps["kind"] == StepKind.RELEASE]
+    polls = np.split(released, np.flatnonzero(np.diff(released["time_ns"]) > 2 * gap) + 1)
+    sizes = [len(poll) for poll in polls]
+    assert 64 in sizes or max(sizes) >= 64
+    cpu = {row["area"]: row["cpu"] for row in steps if row["kind"] == StepKind.ACQUIRE}
+    assert all(row["cpu"] == cpu[row["area"]] for row in steps)
+    assert set(cpu.values()) == set(range(4))
+
+
+def test_a_guests_device_memory_asks_for_its_memory_type() -> None:
+    steps = scenario("guest_memfd", 640).steps
+    given = steps[(steps["kind"] == StepKind.ACQUIRE) & (steps["memory"] == 1)]
+    assert len(given) == 10
+    assert given["device"].all()
+    faults = steps[steps["kind"] == StepKind.ACCESS]
+    assert len(faults) == 2 * 640, "each page is populated, and faulted in once"
+    assert (scenario("device_memory", 20).steps["memory"] == 1).all()
+
+
+def test_stacks_that_a_cpus_cache_has_do_not_come_to_the_allocator() -> None:
+    steps = scenario("process_churn", 400, 2).steps
+    used = steps[steps["kind"] == StepKind.ACCESS]
+    acquired = steps[steps["kind"] == StepKind.ACQUIRE]
+    assert len(used) == 400, "a thread each"
+    assert 50 < len(acquired) < 400
+    assert np.unique(used["area"], return_counts=True)[1].max() > 1, "one stack served several"
+    assert (acquired["pages"] == 4).all()
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_accesses_are_inside_live_memory(name: str) -> None:
+    live: dict[int, int] = {}
+    counted = 0
+    for step in scenario(name, 200, 4).steps:
+        area = int(step["area"])
+        if step["kind"] == StepKind.ACQUIRE:
+            live[area] = int(step["pages"])
+        elif step["kind"] == StepKind.RELEASE:
+            del live[area]
+        else:
+            counted += 1
+            assert 0 <= step["first"] < step["first"] + step["pages"] <= live[area]
+    assert counted > 0 or name == "zipf"
+
+
+def test_the_size_is_a_dial() -> None:
+    for name in SCENARIOS:
+        small, large = (len(scenario(name, size, 2).steps) for size in (200, 800))
+        assert 2 < large / small < 6, name
+
+
+def test_a_workloads_own_accesses_are_made_unless_a_model_takes_their_place() -> None:
+    counts = []
+    for touch in (None, Touch(0), Touch(2)):
+        machine = Machine(4, ram="4G")
+        replay(
+            scenario("secrets", 40, 4), strategies.get("direct_map").make(machine), machine, touch
+        )
+        counts.append(machine.ledger.totals()[Event.ACCESSED][1])
+    workload = scenario("secrets", 40, 4).steps
+    own = workload[workload["kind"] == StepKind.ACCESS]
+    pages = workload[workload["kind"] == StepKind.ACQUIRE]["pages"].sum()
+    assert counts == [own["pages"].sum(), 0, 2 * pages]
+
+
 def test_what_is_no_scenario_is_refused() -> None:
     with pytest.raises(TraceError, match="hotplug"):
         scenario("hotplugs")
