@@ -138,7 +138,12 @@ def _alignment_holes(rng: Random, dials: Dials) -> Iterator[Life]:
     for number in range(dials.size):
         if number % 100 == 0:
             pages = HUGE_PAGES + LARGE_PAGES * int(rng.integers(-8, 9))
-            yield Life(int(1e7), int(rng.integers(1e7, 2e7)), pages, uses=_sampled(pages, "w", 1))
+            yield Life(
+                10_000_000,
+                int(rng.integers(10_000_000, 20_000_000)),
+                pages,
+                uses=_sampled(pages, "w", 1),
+            )
         else:
             pages = LARGE_PAGES + int(rng.integers(-8, 9))
             lives = int(rng.exponential(5e7))
