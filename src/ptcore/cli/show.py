@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+GAP = 3  # between two columns
 PIPE_WIDTH = 400  # wide enough that nothing is folded: programs read lines
 
 
@@ -33,12 +34,17 @@ def console() -> Console:
     return screen if screen.is_terminal else Console(width=PIPE_WIDTH, color_system=None)
 
 
+def on_terminal() -> bool:
+    """Return whether people read what is printed, in lines as wide as the window."""
+    return console().is_terminal
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print one table; columns with figures in them stand to the right."""
     screen = console()
     cells = [list(row) for row in rows]
     if screen.is_terminal:
-        shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+        shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     else:
         screen.print(Text(title))
         shown = Table(box=None, pad_edge=False)
@@ -59,6 +65,38 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         screen.print(shown)
     for line in lines.get().splitlines():
         print(line.rstrip())
+
+
+def split_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table that never wraps: columns that do not fit the window go to a table of their own below,
+    with the first column again."""
+    cells = [[number(cell) for cell in row] for row in rows]
+    widths = [
+        GAP + max(len(column), *(len(row[n]) for row in cells), 0) if cells else len(column)
+        for n, column in enumerate(columns)
+    ]
+    screen = console()
+    at = 1
+    while at < len(columns):
+        end, room = at + 1, screen.width - widths[0] - widths[at]
+        while end < len(columns) and widths[end] <= room:
+            room -= widths[end]
+            end += 1
+        shown = Table(
+            title=title if at == 1 else None,
+            title_justify="left",
+            title_style="bold",
+            box=SIMPLE_HEAD,
+            padding=(0, 1),
+            pad_edge=False,
+        )
+        shown.add_column(columns[0], no_wrap=True)
+        for column in columns[at:end]:
+            shown.add_column(column, justify="right", no_wrap=True)
+        for row in cells:
+            shown.add_row(*map(Text, [row[0], *row[at:end]]))
+        screen.print(shown)
+        at = end
 
 
 def note(text: str) -> None:

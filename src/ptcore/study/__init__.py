@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from ptcore.study.compare import Comparison, compare
+from ptcore.study.compare import Comparison, compare, compare_all
+from ptcore.study.outputs import NeedsPackage
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "NeedsPackage", "compare", "compare_all"]

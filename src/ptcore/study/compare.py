@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
 from ptcore import strategies as known_strategies
+from ptcore.caches import preset
 from ptcore.errors import OutOfRange
 from ptcore.machine import Event, Ledger, Machine, Strategy
 from ptcore.machine import cost as costs
 from ptcore.machine import exposure as exposures
 from ptcore.machine.cost import Constant, Price
 from ptcore.machine.exposure import Exposure
-from ptcore.strategies import Maker, UnknownStrategy
+from ptcore.machine.machine import DEFAULT_PRESET
+from ptcore.strategies import Known, Maker, UnknownStrategy
+from ptcore.study.timeline import exposed_over_time
 from ptcore.workloads.replay import replay
 from ptcore.workloads.steps import Touch, Workload
 
@@ -25,7 +30,8 @@ AS_SAID = "as the workload says"
 @dataclass(frozen=True)
 class Row:
     """What one strategy did on the workload. Counts are of the workload alone: what was built at boot
-    is in `boot_entries` and `boot_table_bytes`. TLB figures follow from the touch model: *modelled*."""
+    is in `boot_entries` and `boot_table_bytes`. TLB figures follow from the touch model: *modelled*.
+    `exposed`: the most freed pages that could still be reached at one time, in equal parts of the run."""
 
     strategy: str
     provenance: str
@@ -36,6 +42,7 @@ class Row:
     local_invalidations: int
     remote_invalidations: int
     cpus_interrupted: int
+    tlb_hits: int
     tlb_misses: int
     walk_references: int
     cache_hits: int
@@ -43,23 +50,28 @@ class Row:
     boot_entries: int
     boot_table_bytes: int
     accesses: int
+    device_accesses: int
     fallbacks: int
     split_table_bytes: int
     stranded_pages: int
     device_invalidations: int
     device_walks: int
+    device_references: int
     price: Price
     exposure: Exposure
     exposure_by_design: str | None
+    exposed: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows, one per strategy, and what they rest on."""
+    """Rows, one per strategy, and what they rest on. `cpu`: whose translation hardware is modelled."""
 
     workload: str
     steps: int
     cpus: int
+    cpu: str
+    duration_ns: int
     touch: str
     unmatched_frees: int
     never_freed: int
@@ -87,6 +99,7 @@ def compare(
     *,
     touch: Touch | str | int | None = None,
     cpus: int | None = None,
+    cpu: str = DEFAULT_PRESET,
     machine: MakeMachine | None = None,
     constants: Mapping[str, Constant] = costs.DEFAULT_CONSTANTS,
     progress: Progress | None = None,
@@ -96,10 +109,12 @@ def compare(
 
     `strategies`: names, "package.module:maker" texts, or functions that take a Machine and return a
     Strategy, a class say (default: all but those that work page by page); `cpus`: by default those
-    of the trace; `machine`: makes one for a number of CPUs; `touch`: the declared access model,
+    of the trace; `cpu`: the preset of their translation hardware (caches.preset_names(), or a TOML file);
+    `machine`: makes a machine for a number of CPUs, in place of that; `touch`: the declared access model,
     in place of the workload's own accesses (default: those, or every page once where it has none);
-    `keep` is given each ledger. Raises UnknownStrategy for a name that is none or a maker that
-    cannot be imported, and OutOfRange for fewer CPUs than the trace uses, before anything is run;
+    `keep` is given each ledger; `progress` is told (strategy, steps done, steps of all strategies).
+    Raises UnknownStrategy for a name that is none or a maker that cannot be imported, FormatError for an
+    unknown preset, and OutOfRange for fewer CPUs than the workload uses, before anything is run;
     UnknownStrategy too when what a maker returns is no Strategy.
     """
     modelled = Touch.of(touch, workload)
@@ -108,15 +123,13 @@ def compare(
     chosen = [known_strategies.find(what) for what in asked or usual]
     count = workload.cpus if cpus is None else cpus
     _check_cpus(workload, count)
-    make = machine if machine is not None else _default_machine
+    make = machine if machine is not None else _machines_of(cpu)
     rows = []
-    for known in chosen:
+    for number, known in enumerate(chosen):
         platform = make(count)
-        strategy = known.make(platform)
-        if not isinstance(strategy, Strategy):
-            raise UnknownStrategy(f"{known.name} made {strategy!r}, which is no Strategy")
+        strategy = _made(known, platform)
         boot = len(platform.ledger)
-        told = None if progress is None else _named(progress, known.name)
+        told = None if progress is None else _part(progress, known.name, number, len(chosen))
         replay(workload, strategy, platform, modelled, told)
         if keep is not None:
             keep(strategy.name, platform.ledger)
@@ -125,6 +138,8 @@ def compare(
         workload.name,
         len(workload.steps),
         count,
+        cpu if machine is None else "of a machine given",
+        int(workload.steps["time_ns"].max(initial=0)),
         AS_SAID if modelled is None else str(modelled),
         workload.unmatched_frees,
         workload.never_freed,
@@ -142,12 +157,55 @@ def _check_cpus(workload: Workload, count: int) -> None:
         )
 
 
-def _default_machine(cpus: int) -> Machine:
-    return Machine(cpus, ram=DEFAULT_RAM)
+def _machines_of(cpu: str) -> MakeMachine:
+    found = preset(cpu)
+    return lambda cpus: Machine(
+        cpus, ram=DEFAULT_RAM, tlb=found.levels, walk_cache=found.walk_cache
+    )
 
 
-def _named(progress: Progress, name: str) -> Callable[[int, int], None]:
-    return lambda done, total: progress(name, done, total)
+def _made(known: Known, machine: Machine) -> Strategy:
+    strategy = known.make(machine)
+    if not isinstance(strategy, Strategy):
+        raise UnknownStrategy(f"{known.name} made {strategy!r}, which is no Strategy")
+    return strategy
+
+
+def _part(progress: Progress, name: str, number: int, of: int) -> Callable[[int, int], None]:
+    return lambda done, total: progress(name, number * total + done, of * total)
+
+
+def compare_all(
+    workloads: Sequence[Workload],
+    strategies: Sequence[str | Maker] | None = None,
+    *,
+    progress: Progress | None = None,
+    keep: Callable[[str, str, Ledger], None] | None = None,
+    **options: Any,
+) -> tuple[Comparison, ...]:
+    """Compare on each of several workloads; the same `options` as `compare`, which says what it raises.
+
+    `progress` is told (workload and strategy, steps done, steps of all workloads); `keep` is given the
+    workload's name as well.
+    """
+    whole = sum(len(workload.steps) for workload in workloads)
+    found: list[Comparison] = []
+    before = 0
+    for workload in workloads:
+        told = None if progress is None else _among(progress, workload, before, whole)
+        kept = None if keep is None else partial(keep, workload.name)
+        found.append(compare(workload, strategies, progress=told, keep=kept, **options))
+        before += len(workload.steps)
+    return tuple(found)
+
+
+def _among(progress: Progress, workload: Workload, before: int, whole: int) -> Progress:
+    def told(name: str, done: int, total: int) -> None:
+        of = total // max(len(workload.steps), 1)
+        what = f"{workload.name.partition(',')[0]}, {name}"
+        progress(what, before * of + done, whole * of)
+
+    return told
 
 
 def _row(
@@ -160,6 +218,7 @@ def _row(
     """Read a row out of the ledger; the first `boot` rows are of what was built beforehand."""
     totals = machine.ledger.totals(boot)
     whole = machine.ledger.totals()
+    found = exposures.windows(machine.ledger, machine.cpus)
     rows = machine.ledger.rows()[boot:]
     invalidated = rows[rows["event"] == Event.INVALIDATED]
     targets = [machine.ledger.cpu_set(int(row["cpus"])) for row in invalidated]
@@ -174,6 +233,7 @@ def _row(
         local_invalidations=local,
         remote_invalidations=sum(len(cpus) for cpus in targets) - local,
         cpus_interrupted=totals[Event.INTERRUPTED][1],
+        tlb_hits=totals[Event.TLB_HITS][1],
         tlb_misses=totals[Event.WALKS][1],
         walk_references=totals[Event.WALK_REFERENCES][1],
         cache_hits=totals[Event.CACHE_HIT][1],
@@ -181,12 +241,15 @@ def _row(
         boot_entries=whole[Event.ENTRIES_WRITTEN][1] - totals[Event.ENTRIES_WRITTEN][1],
         boot_table_bytes=whole[Event.TABLES_ALLOCATED][1] - totals[Event.TABLES_ALLOCATED][1],
         accesses=totals[Event.ACCESSED][1] + totals[Event.DEVICE_ACCESSED][1],
+        device_accesses=totals[Event.DEVICE_ACCESSED][1],
         fallbacks=totals[Event.FALLBACK][1],
         split_table_bytes=totals[Event.SPLIT][1],
         stranded_pages=int(getattr(strategy, "stranded_pages", 0)),
         device_invalidations=totals[Event.DEVICE_INVALIDATED][0],
         device_walks=totals[Event.DEVICE_WALKS][1],
+        device_references=totals[Event.DEVICE_REFERENCES][1],
         price=costs.price(machine.ledger, constants, first_row=boot),
-        exposure=exposures.summary(exposures.windows(machine.ledger, machine.cpus)),
+        exposure=exposures.summary(found),
         exposure_by_design=strategy.exposure_by_design,
+        exposed=exposed_over_time(found, 0, machine.now_ns),
     )

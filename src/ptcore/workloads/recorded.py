@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptcore.errors import OutOfRange, TraceError
-from ptcore.workloads.accesses import Accesses, AccessKind, open_accesses
-from ptcore.workloads.ftrace import ALL_PAGES, EventKind, FtraceLog, join_areas
+from ptcore.workloads.accesses import Accesses, AccessKind, guess_form, open_accesses
+from ptcore.workloads.accesses.source import head_of
+from ptcore.workloads.ftrace import ALL_PAGES, EVENTS, EventKind, FtraceLog, join_areas
 from ptcore.workloads.iova_steps import UNKNOWN, join_iova
 from ptcore.workloads.steps import MODES, STEP_DTYPE, StepKind, Workload, steps_of
 
@@ -198,4 +199,19 @@ def _with_lives(uses: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([np.insert(uses, firsts, begun), ended])
 
 
-__all__ = ["MOST_USES", "access_workload", "workload_of"]
+def form_of_accesses(path: str | os.PathLike[str]) -> str | None:
+    """Return the form of a trace of accesses; None for anything else, ftrace of mappings among it.
+
+    Raises OSError for a file that cannot be read.
+    """
+    try:
+        form = guess_form(path)
+    except TraceError:
+        return None
+    if form != "ftrace":
+        return form
+    head = head_of(Path(path)).decode(errors="replace")
+    return None if any(f": {event}: " in head for event in EVENTS) else form
+
+
+__all__ = ["MOST_USES", "access_workload", "form_of_accesses", "workload_of"]

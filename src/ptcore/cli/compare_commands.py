@@ -1,0 +1,276 @@
+"""`ptcore compare`: strategies on workloads, and who answers which question best."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ptcore import strategies as known_strategies
+from ptcore.cli import show
+from ptcore.cli.ends import says_errors
+from ptcore.cli.progress import progress_bar
+from ptcore.cli.validate_commands import read_trace
+from ptcore.errors import FormatError, TraceError
+from ptcore.machine import Ledger
+from ptcore.machine.cost import DEFAULT_CONSTANTS, read_constants
+from ptcore.machine.machine import DEFAULT_PRESET
+from ptcore.study.compare import Comparison, compare_all
+from ptcore.study.measures import GROUPS, Measured
+from ptcore.study.outputs import whole_file
+from ptcore.study.questions import QUESTIONS, WINNERS, Answer, answers, winners
+from ptcore.study.report import report
+from ptcore.study.tables import write_parquet
+from ptcore.study.uncertainty import factor
+from ptcore.workloads.recorded import MOST_USES, access_workload, form_of_accesses, workload_of
+from ptcore.workloads.scenarios import DEFAULT_CPUS, DEFAULT_SIZE, SCENARIOS, scenario
+from ptcore.workloads.steps import Workload
+
+ALIKE_SHOWN = 3
+
+
+def in_words(answer: Answer) -> str:
+    """Return an answer as one sentence: winner, figure, the next one, margin."""
+    alike = answer.winners
+    if not alike:
+        return answer.verdict
+    named = answer.winner if len(alike) <= ALIKE_SHOWN else f"{len(alike)} strategies alike"
+    said = f"{named}: {show.number(answer.best)}"
+    if answer.runner_up is None:
+        return f"{said} ({answer.verdict})" if answer.verdict == "alone" else said
+    return f"{said}; next {answer.runner_up}: {show.number(answer.next)}; {answer.verdict}"
+
+
+def _asked(one: Sequence[Answer]) -> list[tuple[object, ...]]:
+    if show.on_terminal():
+        return [(a.question.name, a.question.text, in_words(a)) for a in one]
+    return [
+        (a.question.name, a.question.text, a.winner, a.best, a.runner_up, a.next, a.verdict)
+        for a in one
+    ]
+
+
+def show_answers(found: Comparison) -> None:
+    """Print the winners and the answers to the ten questions."""
+    wide = ["winner", "figure", "next", "figure of the next", "margin"]
+    columns = ["", "question", *(["answer"] if show.on_terminal() else wide)]
+    show.table("Winners", columns, _asked(winners(found)))
+    show.table("Who answers what developers ask best", columns, _asked(answers(found)))
+
+
+def show_measures(found: Comparison) -> None:
+    """Print every figure: on a terminal strategies down, a table per group; in a pipe measures down."""
+    if not show.on_terminal():
+        rows = [
+            [name, *(measure(row) for row in found.rows)]
+            for group in GROUPS
+            for name, _, measure in group.measures
+        ]
+        show.table("Every figure", ["", *(row.strategy for row in found.rows)], rows)
+        return
+    for group in GROUPS:
+        shown = [
+            (short, measure)
+            for _, short, measure in group.measures
+            if any(measure(row) is not None for row in found.rows)
+        ]
+        lines = [[row.strategy, *(_short(m(row)) for _, m in shown)] for row in found.rows]
+        told = [line for line in lines if any(cell is not None for cell in line[1:])]
+        if told:
+            show.split_table(group.title, ["strategy", *(short for short, _ in shown)], told)
+
+
+def _short(value: Measured) -> Measured:
+    return "by design" if isinstance(value, str) else value
+
+
+def show_one(found: Comparison) -> None:
+    """Print a comparison on one workload: answers, every figure, what they rest on."""
+    show.note(
+        f"{found.workload}: {found.steps:,} steps on {found.cpus} CPUs ({found.cpu}), pages touched "
+        f"{found.touch}"
+    )
+    show_answers(found)
+    show_measures(found)
+    show.note(
+        f"Not in the figures: {found.unmatched_frees} frees of areas from before the trace; "
+        f"{found.damaged_lines} lines that could not be read. "
+        f"{found.never_freed} areas were still live at the end. TLB figures follow from the accesses of the "
+        "workload or of the touch model. An operation is an allocation or a free; an exposure window runs "
+        "from the free of a page's frame to the invalidation on the last CPU."
+    )
+    _show_rest(found)
+
+
+def _show_rest(found: Comparison) -> None:
+    show.note(
+        "A margin is how many times as much the next one has; in brackets its bounds within the uncertainty "
+        "of the constants, which both share. What a device's translation costs has no sourced price: it is "
+        "counted."
+    )
+    slow = ", ".join(known.name for known in known_strategies.known() if known.by_page)
+    show.note(f"Run only when named, since they edit tables for every page touched: {slow}.")
+    if show.on_terminal():
+        columns = ["constant", "value", "off by", "source"]
+        rows: list[tuple[object, ...]] = [
+            (c.name, f"{show.number(c.value)} {c.unit}", f"x{factor(c):g}", c.source)
+            for c in found.constants
+        ]
+    else:
+        columns = ["constant", "value", "unit", "uncertainty", "source"]
+        rows = [(c.name, c.value, c.unit, c.uncertainty, c.source) for c in found.constants]
+    show.table("Constants behind the cycles", columns, rows)
+
+
+def show_several(several: Sequence[Comparison]) -> None:
+    """Print the winners by workload, then question by question."""
+    names = [found.workload.partition(",")[0] for found in several]
+    table = [
+        [name, *(in_words(answer) for answer in winners(found))]
+        for name, found in zip(names, several, strict=True)
+    ]
+    columns = ["workload", *(f"{question.name} (cycles/op)" for question in WINNERS)]
+    show.table("Winners", columns, table)
+    for number, question in enumerate(QUESTIONS):
+        rows = [
+            [name, in_words(answers(found)[number])]
+            for name, found in zip(names, several, strict=True)
+        ]
+        show.table(f"{question.name}: {question.text}", ["workload", "answer"], rows)
+    _show_rest(several[0])
+
+
+def _saver(folder: Path, several: bool) -> Callable[[str, str, Ledger], None]:
+    def save(workload: str, strategy: str, ledger: Ledger) -> None:
+        place = folder / workload.partition(",")[0] if several else folder
+        place.mkdir(parents=True, exist_ok=True)
+        with whole_file(place / f"{strategy}.npz") as part:
+            ledger.save(part)
+
+    return save
+
+
+def _workload(name: str | None, size: int, cpus: int | None, seed: int, uses: int) -> Workload:
+    if name in SCENARIOS:
+        return scenario(name, size, cpus or DEFAULT_CPUS, seed)
+    path = None if name is None else Path(name)
+    if path is not None and not path.suffix and path.name == name and not path.exists():
+        known = ", ".join(SCENARIOS)
+        raise TraceError(f"{name!r} is neither a file nor one of the scenarios: {known}")
+    form = None if path is None else form_of_accesses(path)
+    if path is not None and form is not None:
+        return access_workload(path, form, most=uses)
+    return workload_of(read_trace(name))
+
+
+def _as_dict(found: Comparison) -> dict[str, Any]:
+    return {
+        **found.to_dict(),
+        "winners": [a.as_dict() for a in winners(found)],
+        "answers": [a.as_dict() for a in answers(found)],
+    }
+
+
+@click.command()
+@click.argument("workloads", nargs=-1, metavar="[SCENARIO|TRACE]...")
+@click.option("--all-scenarios", is_flag=True, help="All that ptcore scenarios lists.")
+@click.option(
+    "--strategies",
+    "-s",
+    "chosen",
+    help="Names, or one's own as package.module:maker, separated by commas; default: all but those "
+    "that work page by page.",
+)
+@click.option(
+    "--touch",
+    metavar="none|once|N",
+    help="How often each page is accessed by the allocating CPU, a model; default: as the workload says, "
+    "or once.",
+)
+@click.option(
+    "--cpus",
+    type=int,
+    help=f"CPUs of the modelled machine; default: those of the trace, {DEFAULT_CPUS} for a scenario.",
+)
+@click.option(
+    "--cpu",
+    default=DEFAULT_PRESET,
+    show_default=True,
+    help="Whose translation hardware the machine has: ptcore presets lists them; or a TOML file.",
+)
+@click.option("--size", default=DEFAULT_SIZE, show_default=True, help="Allocations of a scenario.")
+@click.option("--seed", default=1, show_default=True, help="Of a scenario's random numbers.")
+@click.option(
+    "--uses",
+    default=MOST_USES,
+    show_default=True,
+    help="Of a trace of accesses, how many uses of pages to take.",
+)
+@click.option(
+    "--constants",
+    type=click.Path(exists=True, dir_okay=False),
+    help="TOML of constants to price by, in the places of the default ones.",
+)
+@click.option(
+    "--ledgers",
+    type=click.Path(file_okay=False),
+    help="A folder to save each strategy's ledger in, for ptcore explain.",
+)
+@click.option(
+    "--html", type=click.Path(dir_okay=False), help="Write a report in one file (extra: report)."
+)
+@click.option(
+    "--parquet",
+    type=click.Path(dir_okay=False),
+    help="Write every figure, a row per workload and strategy (extra: parquet).",
+)
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@says_errors
+def compare(
+    workloads: tuple[str, ...],
+    all_scenarios: bool,
+    chosen: str | None,
+    size: int,
+    seed: int,
+    uses: int,
+    constants: str | None,
+    ledgers: str | None,
+    html: str | None,
+    parquet: str | None,
+    json_: bool,
+    **machine: Any,
+) -> None:
+    """Compare strategies on SCENARIOs (ptcore scenarios lists them) or TRACEs.
+
+    A trace is ftrace text (.gz or .xz too) or accesses in a form that ptcore tlb reads; by default it is
+    the bundled one.
+    """
+    if all_scenarios and workloads:
+        raise FormatError("either scenarios by name or --all-scenarios")
+    named: Sequence[str | None] = tuple(SCENARIOS) if all_scenarios else workloads or (None,)
+    steps = [_workload(name, size, machine["cpus"], seed, uses) for name in named]
+    if chosen and ":" in chosen:
+        sys.path.insert(0, "")  # one's own strategies may stand in the folder one is in
+    with progress_bar("comparing") as move:
+        several = compare_all(
+            steps,
+            [name.strip() for name in chosen.split(",")] if chosen else None,
+            constants=DEFAULT_CONSTANTS if constants is None else read_constants(constants),
+            progress=move,
+            keep=None if ledgers is None else _saver(Path(ledgers), len(steps) > 1),
+            **machine,
+        )
+    if html is not None:
+        report(several, html)
+    if parquet is not None:
+        write_parquet(several, parquet)
+    if json_:
+        found = [_as_dict(one) for one in several]
+        show.as_json(found[0] if len(found) == 1 else {"comparisons": found})
+    elif len(several) == 1:
+        show_one(several[0])
+    else:
+        show_several(several)

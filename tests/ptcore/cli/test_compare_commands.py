@@ -1,0 +1,131 @@
+"""`ptcore compare`: several workloads, a CPU, files that are whole, access traces, and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from ptcore.cli import show
+from ptcore.cli.commands import ptcore
+from ptcore.study.questions import QUESTIONS
+from ptcore.workloads.scenarios import SCENARIOS
+
+FEW = ("-s", "direct_map,vmalloc_lazy,iommu_strict", "--size", "20")
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(ptcore, ["compare", *arguments], catch_exceptions=False)
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_several_workloads_have_a_winner_each_and_per_question() -> None:
+    code, out, _ = run("secrets", "nic_10g", *FEW)
+    assert code == 0
+    for question in QUESTIONS:
+        assert f"{question.name}: {question.text}" in out
+    lines = [line for line in out.splitlines() if line.startswith(("secrets", "nic_10g"))]
+    assert len(lines) == 2 * (1 + len(QUESTIONS))
+    _, out, _ = run("secrets", "nic_10g", *FEW, "--json")
+    found = json.loads(out)["comparisons"]
+    assert [one["workload"].split(",")[0] for one in found] == ["secrets", "nic_10g"]
+    for one in found:
+        assert [a["name"] for a in one["answers"]] == [q.name for q in QUESTIONS]
+        assert [a["name"] for a in one["winners"]] == ["cheapest", "cheapest, nothing exposed"]
+        cheapest = one["winners"][0]
+        assert cheapest["margin_least"] <= cheapest["margin"] <= cheapest["margin_most"]
+
+
+def test_all_scenarios_are_those_that_are_listed() -> None:
+    code, out, _ = run(
+        "--all-scenarios", "-s", "direct_map", "--size", "4", "--touch", "none", "--json"
+    )
+    assert code == 0
+    names = [one["workload"].split(",")[0] for one in json.loads(out)["comparisons"]]
+    assert names == list(SCENARIOS)
+    assert run("secrets", "--all-scenarios")[0] == 2
+
+
+def test_another_cpus_hardware_misses_otherwise(tmp_path: Path) -> None:
+    """One page in turn with 100 others: Zen 4 holds them in its first level, Cortex-A55 does not."""
+    vas = np.array([0x1000 * n for n in range(40)] * 30, dtype=np.uint64)
+    np.save(tmp_path / "t.npy", vas)
+    hits = {}
+    for cpu in ("zen4", "cortex_a55"):
+        code, out, _ = run(str(tmp_path / "t.npy"), "-s", "vmalloc_eager", "--cpu", cpu, "--json")
+        assert code == 0
+        found = json.loads(out)
+        assert found["cpu"] == cpu
+        hits[cpu] = found["rows"][0]["tlb_hits"]
+    assert hits["zen4"] == 0
+    assert hits["cortex_a55"] > 100, "served by a lower level"
+    code, _, err = run("secrets", *FEW, "--cpu", "zen44")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "zen4" in err
+
+
+def test_a_trace_of_accesses_is_a_workload_and_may_be_cut(tmp_path: Path) -> None:
+    np.save(tmp_path / "t.npy", np.array([0x1000, 0x2000, 0x1000, 0x3000], dtype=np.uint64))
+    _, out, _ = run(str(tmp_path / "t.npy"), "-s", "ephemeral_map", "--json")
+    assert json.loads(out)["rows"][0]["mappings_made"] == 4
+    _, out, _ = run(str(tmp_path / "t.npy"), "-s", "ephemeral_map", "--uses", "2", "--json")
+    assert json.loads(out)["rows"][0]["mappings_made"] == 2
+
+
+def test_reports_are_written_beside_what_is_printed(tmp_path: Path) -> None:
+    html, table = tmp_path / "r.html", tmp_path / "r.parquet"
+    code, out, _ = run("secrets", *FEW, "--html", str(html), "--parquet", str(table))
+    assert code == 0
+    assert "Who answers" in out
+    assert html.read_text().startswith("<!doctype html>")
+    assert table.read_bytes().startswith(b"PAR1")
+    assert {path.name for path in tmp_path.iterdir()} == {"r.html", "r.parquet"}
+    code, _, err = run("secrets", *FEW, "--html", str(tmp_path / "no" / "r.html"))
+    assert code == 2
+    assert "No such file" in err
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_table_of_figures_is_wider_than_the_window_or_cut(
+    width: int, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(
+        show, "console", lambda: Console(force_terminal=True, width=width, color_system=None)
+    )
+    rows = [[f"a_strategy_of_many+page_table_cache_{n}", *([1_234_567] * 9)] for n in range(14)]
+    show.split_table("Figures", ["strategy", *(f"column {n}" for n in range(9))], rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert "…" not in "".join(lines)
+    assert sum(line.count("1,234,567") for line in lines) == 14 * 9
+    assert sum("page_table_cache_3 " in line for line in lines) >= 2
+
+
+def test_ctrl_c_leaves_no_half_file_and_says_so(tmp_path: Path) -> None:
+    main = "from ptcore.cli import main; main()"
+    arguments = ["compare", "secrets", "--size", "100000", "-s", "naive_unmap"]
+    arguments += ["--html", str(tmp_path / "r.html"), "--ledgers", str(tmp_path / "kept")]
+    source = str(Path(__file__).parents[3] / "src")
+    started = subprocess.Popen(
+        [sys.executable, "-c", main, *arguments],
+        env={**os.environ, "PYTHONPATH": source},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(4)
+    started.send_signal(signal.SIGINT)
+    out, err = started.communicate(timeout=30)
+    assert started.returncode == 130
+    assert out == ""
+    assert err == "ptcore: interrupted; no file was written half\n"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
