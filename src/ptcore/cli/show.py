@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 GAP = 3  # between two columns
+NAME_WIDTH = 32  # a first column of names as long stays whole
+NARROW = 110  # in a narrower window long columns share one
 PIPE_WIDTH = 400  # wide enough that nothing is folded: programs read lines
 
 
@@ -34,6 +36,11 @@ def console() -> Console:
     return screen if screen.is_terminal else Console(width=PIPE_WIDTH, color_system=None)
 
 
+def is_narrow() -> bool:
+    """Return whether the window is too narrow for tables with two columns of sentences."""
+    return console().width < NARROW
+
+
 def on_terminal() -> bool:
     """Return whether people read what is printed, in lines as wide as the window."""
     return console().is_terminal
@@ -53,7 +60,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         shown.add_column(
             column,
             justify="right" if figures else "left",
-            no_wrap=not screen.is_terminal,
+            no_wrap=not screen.is_terminal
+            or (n == 0 and all(len(number(row[0])) <= NAME_WIDTH for row in cells)),
             overflow="fold",
         )
     for row in cells:

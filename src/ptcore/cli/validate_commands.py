@@ -28,9 +28,32 @@ def read_trace(path: str | None, sample: str = SAMPLE) -> FtraceLog:
     return log
 
 
-@click.group()
-def validate() -> None:
-    """Hold a model against what a kernel did."""
+JSON = click.option("--json", "json_", is_flag=True, help="Print JSON.")
+
+
+@click.group(invoke_without_command=True)
+@JSON
+@click.pass_context
+@says_errors
+def validate(context: click.Context, json_: bool) -> None:
+    """Hold the models against recorded kernels and published numbers; alone, against all of them."""
+    if context.invoked_subcommand is not None:
+        return
+    areas, addresses, outcomes = _vmalloc(None), _iommu(None), _published()
+    if json_:
+        found = {
+            "vmalloc": areas.as_dict(),
+            "iommu": {name: result.as_dict() for name, result in addresses},
+            "published": [outcome.as_dict() for outcome in outcomes],
+        }
+        show.as_json(found)
+        return
+    show_vmalloc(areas)
+    show_iommu(addresses)
+    show_published(outcomes)
+    missed = [outcome for outcome in outcomes if "missed" in outcome.verdict]
+    names = ", ".join(dict.fromkeys(outcome.target.name for outcome in missed)) or "none"
+    show.note(f"{len(outcomes)} published figures, of which {len(missed)} are missed: {names}.")
 
 
 def _share(found: Share) -> str:
@@ -79,16 +102,25 @@ def validation_rows(found: VmallocValidation) -> list[tuple[str, str, str]]:
     return rows
 
 
+def _vmalloc(trace: str | None) -> VmallocValidation:
+    return validate_vmalloc(read_trace(trace))
+
+
 @validate.command("vmalloc")
 @click.argument("trace", required=False, type=click.Path(dir_okay=False))
-@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@JSON
 @says_errors
 def vmalloc(trace: str | None, json_: bool) -> None:
     """Hold the lazy vmalloc model against TRACE (ftrace text; default: the bundled trace)."""
-    found = validate_vmalloc(read_trace(trace))
+    found = _vmalloc(trace)
     if json_:
         show.as_json(found.as_dict())
-        return
+    else:
+        show_vmalloc(found)
+
+
+def show_vmalloc(found: VmallocValidation) -> None:
+    """Print what the model of vmalloc predicted."""
     show.table(
         f"vmalloc: {found.allocations:,} allocations, {found.frees:,} frees, {found.drains:,} drains "
         f"on {found.cpus} CPUs; {found.damaged_lines} damaged lines, {found.lost_events} lost events",
@@ -125,20 +157,30 @@ def iommu_rows(found: IommuValidation) -> list[tuple[str, str, str]]:
     return rows
 
 
-@validate.command("iommu")
-@click.argument("trace", required=False, type=click.Path(dir_okay=False))
-@click.option("--json", "json_", is_flag=True, help="Print JSON.")
-@says_errors
-def iommu(trace: str | None, json_: bool) -> None:
-    """Hold the model of I/O addresses against TRACE (ftrace text; default: both bundled traces)."""
+def _iommu(trace: str | None) -> list[tuple[str, IommuValidation]]:
     found = []
     for name in SAMPLES_IOMMU if trace is None else (SAMPLE,):
         log = read_trace(trace, name)
         with progress_bar("validating") as move:
             found.append((log.name, validate_iommu(log, move)))
+    return found
+
+
+@validate.command("iommu")
+@click.argument("trace", required=False, type=click.Path(dir_okay=False))
+@JSON
+@says_errors
+def iommu(trace: str | None, json_: bool) -> None:
+    """Hold the model of I/O addresses against TRACE (ftrace text; default: both bundled traces)."""
+    found = _iommu(trace)
     if json_:
         show.as_json({name: result.as_dict() for name, result in found})
-        return
+    else:
+        show_iommu(found)
+
+
+def show_iommu(found: list[tuple[str, IommuValidation]]) -> None:
+    """Print what the model of I/O addresses predicted, trace by trace."""
     for name, result in found:
         show.table(
             f"{name}: {result.allocations:,} ranges in {result.mapped_lines:,} pieces on {result.cpus} CPUs; "
@@ -176,21 +218,31 @@ def published_rows(found: tuple[Outcome, ...]) -> list[tuple[str, ...]]:
     ]
 
 
+def _published() -> tuple[Outcome, ...]:
+    with progress_bar("validating") as move:
+        return validate_published(move)
+
+
 @validate.command("published")
-@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@JSON
 @says_errors
 def published(json_: bool) -> None:
     """Hold the models against published numbers, T1 to T15; misses are shown as misses."""
-    with progress_bar("validating") as move:
-        found = validate_published(move)
+    found = _published()
     if json_:
         show.as_json({"targets": [outcome.as_dict() for outcome in found]})
-        return
-    show.table(
-        "Published numbers",
-        ["", "what", "published", "model", "deviation", "verdict", "source"],
-        published_rows(found),
-    )
+    else:
+        show_published(found)
+
+
+def show_published(found: tuple[Outcome, ...]) -> None:
+    """Print every target, what the model says, and whether that is met."""
+    columns = ["", "what", "published", "model", "deviation", "verdict", "source"]
+    rows = published_rows(found)
+    if show.is_narrow():  # the source below what it is the source of
+        columns = columns[:-1]
+        rows = [(row[0], f"{row[1]}\n({row[-1]})", *row[2:-1]) for row in rows]
+    show.table("Published numbers", columns, rows)
     rests = {o.target.rests_on for o in found if o.target.rests_on}
     show.note(
         "A prediction runs the mechanism and nothing in it was fitted to the number; met is within 10 %. A "

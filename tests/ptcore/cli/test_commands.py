@@ -70,3 +70,14 @@ def test_lines_that_cannot_be_read_are_named_on_standard_error(tmp_path) -> None
     assert code == 0
     assert "line 21: this is no line of ftrace" in err
     assert "1 lines that could not be read" in out
+
+
+def test_validate_alone_holds_everything_and_counts_the_misses() -> None:
+    code, out, _ = run("validate", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert list(found) == ["vmalloc", "iommu", "published"]
+    assert len(found["iommu"]) == 2
+    names = [target["name"] for target in found["published"]]
+    assert list(dict.fromkeys(names)) == [f"T{n}" for n in range(1, 16)]
+    assert found["vmalloc"]["anchored"]["purged"]["of"] == 57

@@ -34,7 +34,7 @@ def test_a_page_of_eager_vmalloc_from_birth_to_death() -> None:
     machine, pa = lived("vmalloc_eager")
     lines = story(machine.ledger, pa + 123)
     words = ["takes its frame, with 1", "maps it", "CPU 1 touches", "out of the tables",
-             "CPUs 0, 1 drop", "gives its frame back"]  # fmt: skip
+             "all 2 CPUs drop", "gives its frame back"]  # fmt: skip
     assert lines[0] == f"The page at {pa:#x}:"
     assert len(lines) == 1 + len(words)
     assert all(word in line for word, line in zip(words, lines[1:], strict=True))
@@ -46,9 +46,45 @@ def test_what_outlives_the_page_is_said() -> None:
     assert "may still be cached" in story(machine.ledger, pa)[-1]
     machine, pa = lived("iommu_deferred")
     lines = story(machine.ledger, pa)
-    assert "the device drops" in lines[-1]
+    assert "the device drops" in lines[-2]
     assert "12.000000 ms" in lines[-1]
-    assert any("1 TLBs still hold" in line for line in lines)
+    assert "exposed for 10 ms" in lines[-1]
+    assert any("1 TLB still holds" in line for line in lines)
+
+
+def test_who_else_had_an_exposed_page_is_said() -> None:
+    machine = Machine(1, ram="1G")
+    strategy = strategies.get("iommu_deferred").make(machine)
+    first = strategy.acquire(Request(0, 1))
+    strategy.release(first, 0)
+    second = strategy.acquire(Request(0, 1))
+    assert second.pa == first.pa
+    machine.advance(11_000_000)
+    assert story(machine.ledger, first.pa)[-1].endswith("while it served somebody else")
+
+
+def test_another_cpus_own_invalidation_does_not_end_an_exposure() -> None:
+    machine = Machine(2, ram="1G")
+    strategy = strategies.get("ephemeral_map").make(machine)
+    handle = strategy.acquire(Request(0, 1))
+    strategy.access(handle, Span.of(0, PAGE), 1, "w")
+    strategy.release(handle, 1)
+    machine.invalidate(None, 0, (0,))
+    assert "may still be cached" in story(machine.ledger, handle.pa)[-1]
+    machine.advance(3_000_000)
+    machine.invalidate(None, 1, (1,))
+    assert "exposed for 3 ms" in story(machine.ledger, handle.pa)[-1]
+
+
+@pytest.mark.parametrize("name", strategies.names())
+def test_every_strategy_has_a_story_with_a_touch_and_a_sane_order(name: str) -> None:
+    machine, pa = lived(name)
+    lines = story(machine.ledger, pa)
+    assert any("touches it" in line for line in lines), lines
+    assert any("gives it" in line for line in lines), lines
+    assert not any("1 TLBs" in line or "CPUs 0 drop" in line for line in lines)
+    times = [float(line.split()[0]) for line in lines if line.strip()[0].isdigit()]
+    assert times == sorted(times)
 
 
 def test_the_default_page_is_the_one_exposed_longest_or_the_first() -> None:
