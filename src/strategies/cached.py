@@ -15,12 +15,11 @@ from ptcore.caches import PageTableCache
 from ptcore.errors import NotAllocated
 from ptcore.machine import Event, Handle, Machine, Request, Strategy
 from ptcore.strategies import Known
+from ptcore.strategies.layouts import CACHE_WINDOW, layout_of
 from ptcore.strategies.vmalloc import Vmalloc
+from ptcore.strategies.windows import build_tables
 from ptcore.units import Span
 
-# An unused hole of the same map: Linux Documentation/arch/x86/x86_64/mm.rst, "unused hole" below the
-# vmalloc space ends at ffffc8ffffffffff.
-WINDOW_START = 0xFFFF_C880_0000_0000
 SLOTS = 1024
 LARGEST_SHARE = 16  # an allocation of more than SLOTS / LARGEST_SHARE pages goes past the cache
 
@@ -37,26 +36,16 @@ class Cached:
         self.inner = inner
         self.name = f"{inner.name}+page_table_cache"
         self.cache = PageTableCache(slots, policy)
+        start = layout_of(machine).window(CACHE_WINDOW).start
+        self._window = Span.of(start, slots * machine.page_bytes)
         self._largest = max(1, slots // LARGEST_SHARE)
         self._live: dict[int, Handle] = {}
         self._behind: dict[int, Handle] = {}
         self._next = 0
-        self._build_tables()
-
-    def _build_tables(self) -> None:
-        """Have every table of the window before its first use."""
-        page = self.machine.page_bytes
-        size = self.cache.slots * page
-        self.machine.map(WINDOW_START, 0, size, cpu=0, page_size=page)
-        self.machine.unmap(WINDOW_START, size, cpu=0)
-        self.machine.invalidate(self._window, cpu=0)
-
-    @property
-    def _window(self) -> Span:
-        return Span.of(WINDOW_START, self.cache.slots * self.machine.page_bytes)
+        build_tables(machine, self._window)
 
     def _slot_va(self, slot: int) -> int:
-        return WINDOW_START + slot * self.machine.page_bytes
+        return self._window.start + slot * self.machine.page_bytes
 
     def acquire(self, request: Request) -> Handle:
         """Take frames only; they become reachable page by page, when they are touched."""

@@ -1,29 +1,79 @@
 """The baseline: all memory is mapped once, at boot, with the largest leaves.
 
 The mechanism and the policy are the kernel's: Linux arch/x86/mm/init.c, init_memory_mapping(), maps
-physical memory at PAGE_OFFSET with the largest page sizes that alignment allows; an allocation is
-reachable there before, during and after its life.
+physical memory in a row with the largest page sizes that alignment allows; an allocation is
+reachable there before, during and after its life. Where that row begins: `layouts`.
+
+`DirectMap.set_memory` is the kernel's set_memory_ro() and its like (arch/x86/mm/pat/set_memory.c): a
+leaf that the span has only a part of is split, a level at a time, 1G into 512 of 2M, 2M into 512 of
+4K, a table each; then the rights change, with one invalidation. It does not heal: in Linux a split
+leaf is made whole again by set_memory_rox() alone, since 6.15 (commit 41d88484c71c, CPA_COLLAPSE); so
+it is here, by `set_memory_rox`. No policy calls either.
+
+Formats with `break_before_make` do not let a leaf in use be replaced by smaller ones: it must be empty and
+invalidated in between. Linux does not do that to its own linear map: without FEAT_BBM level 2 it maps
+all of it by pages if rights are to change (arch/arm64/mm/mmu.c, force_pte_mapping()). So do strategies here
+that take pages out (`map_all` with `changes`); `set_memory` on large leaves does break first, and
+the memory of the leaf is unreachable for that long.
 """
 
 from __future__ import annotations
 
+from ptcore.errors import MapError, NotUniform
 from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.strategies import Known
+from ptcore.strategies.layouts import block_bytes, layout_of
 from ptcore.strategies.live import Live
 from ptcore.units import Span
 
-# Linux Documentation/arch/x86/x86_64/mm.rst, "Complete virtual memory map with 4-level page tables":
-# direct mapping of all physical memory (page_offset_base).
-PAGE_OFFSET = 0xFFFF_8880_0000_0000
+
+def map_all(machine: Machine, *, changes: bool = False) -> int:
+    """Map all memory with the largest leaves; return where. `changes`: parts of it will be taken out,
+    so that formats that cannot split a leaf in use get the smallest ones."""
+    start = layout_of(machine).direct_map.start
+    pages = changes and machine.table.format.break_before_make
+    page_size = machine.page_bytes if pages else None
+    machine.map(start, 0, machine.data_bytes, cpu=0, page_size=page_size)
+    return start
 
 
-def map_all(machine: Machine) -> None:
-    """Map all memory with the largest leaves."""
-    machine.map(PAGE_OFFSET, 0, machine.data_bytes, cpu=0)
+def split(machine: Machine, span: Span, page_size: int, cpu: int) -> None:
+    """Have no leaf larger than `page_size` in `span`; break-before-make where the format needs it."""
+    if not machine.table.format.break_before_make:
+        machine.split(span.start, span.size, page_size, cpu)
+        return
+    for leaf, pa in _larger(machine, span, page_size):
+        machine.unmap(leaf.start, leaf.size, cpu)
+        machine.invalidate(leaf, cpu)
+        low = max(leaf.start, span.start) & -page_size
+        end = (min(leaf.last, span.last) | (page_size - 1)) + 1
+        try:
+            machine.map(low, pa + low - leaf.start, end - low, cpu, page_size=page_size)
+        except MapError:  # no frame for a table: as it was
+            machine.map(leaf.start, pa, leaf.size, cpu, page_size=leaf.size)
+            raise
+        # What lies beside the span keeps the largest leaves that fit, in the tables made just now.
+        for start, stop in ((leaf.start, low), (end, leaf.last + 1)):
+            if start < stop:
+                machine.map(start, pa + start - leaf.start, stop - start, cpu)
+
+
+def _larger(machine: Machine, span: Span, page_size: int) -> list[tuple[Span, int]]:
+    """Return the leaves of `span` that are larger than `page_size`, and what they translate to."""
+    found: list[tuple[Span, int]] = []
+    at = span.start
+    while at <= span.last:
+        walk = machine.table.walk(at)
+        size = walk.page_size or page_size
+        start = at & -size
+        if walk.pa is not None and size > page_size:
+            found.append((Span.of(start, size), walk.pa - (at - start)))
+        at = start + size
+    return found
 
 
 class DirectMap:
-    """A page's address is PAGE_OFFSET + its physical address, always."""
+    """A page's address is the map's start + its physical address, always."""
 
     name = "direct_map"
     exposure_by_design: str | None = "reachable by design"
@@ -31,14 +81,14 @@ class DirectMap:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self._live = Live()
-        map_all(machine)
+        self.start = map_all(machine)
 
     def acquire(self, request: Request) -> Handle:
         """Take frames; they are reachable already."""
         size = request.pages * self.machine.page_bytes
         align = max(request.align, self.machine.page_bytes)
         pa = self.machine.allocate_frames(request.pages, request.cpu, align=align)
-        handle = self._live.add(request.pages, pa, Span.of(PAGE_OFFSET + pa, size))
+        handle = self._live.add(request.pages, pa, Span.of(self.start + pa, size))
         self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
 
@@ -46,8 +96,47 @@ class DirectMap:
         """Touch pages where they always are."""
         self._live.check(handle)
         handle.check_offsets(span, self.machine.page_bytes)
-        start = PAGE_OFFSET + handle.pa
+        start = self.start + handle.pa
         self.machine.access(Span(start + span.start, start + span.last), cpu, kind)
+
+    def set_memory(self, handle: Handle, access: str, cpu: int) -> None:
+        """Change the rights of a handle's pages; leaves that it has only a part of are split."""
+        self._live.check(handle)
+        assert handle.span is not None
+        span = handle.span
+        block = block_bytes(self.machine)
+        for size in reversed(self.machine.table.format.page_sizes):
+            if size >= block:
+                self._split_ends(span, size, cpu)
+        self._split_ends(span, self.machine.page_bytes, cpu)
+        owed = self.machine.table.protect(span.start, span.size, access)
+        self.machine.account(owed, cpu)
+        self.machine.invalidate(span, cpu)
+        owed.discharge()
+
+    def _split_ends(self, span: Span, size: int, cpu: int) -> None:
+        """Split the leaves at both ends that are larger than `size`, unless all of one is the span's."""
+        for at in (span.start, span.last & -self.machine.page_bytes):
+            found = self._leaf_bytes(at)
+            whole = span.start <= at & -found and at | (found - 1) <= span.last
+            if found > size and not whole:
+                split(self.machine, Span.of(at & -size, size), size, cpu)
+
+    def _leaf_bytes(self, va: int) -> int:
+        return self.machine.table.walk(va).page_size or self.machine.page_bytes
+
+    def set_memory_rox(self, handle: Handle, cpu: int) -> None:
+        """Make a handle's pages read-only and executable, and leaves of blocks that now agree whole."""
+        self.set_memory(handle, "rx", cpu)
+        block = block_bytes(self.machine)
+        assert handle.span is not None
+        start = handle.span.start & -block
+        for at in range(start, handle.span.last + 1, block):
+            if self._leaf_bytes(at) < block:
+                try:
+                    self.machine.collapse(at, block, block, cpu)
+                except NotUniform:
+                    continue  # others of the block have other rights: it stays in pages
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Give the frames back. They stay reachable: that is the design."""

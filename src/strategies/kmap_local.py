@@ -13,12 +13,11 @@ from __future__ import annotations
 from ptcore.errors import OutOfRange
 from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.strategies import Known
+from ptcore.strategies.layouts import SLOTS_WINDOW, layout_of
 from ptcore.strategies.live import Live
 from ptcore.strategies.windows import build_tables
 from ptcore.units import Span
 
-# Linux Documentation/arch/x86/x86_64/mm.rst: the same unused hole as the ephemeral map's, half way up.
-SLOTS_START = 0xFFFF_EB80_0000_0000
 SLOTS = 16  # Linux include/asm-generic/kmap_size.h: KM_MAX_IDX without debugging
 
 
@@ -32,7 +31,8 @@ class KmapLocal:
         self.machine = machine
         self._depth = [0] * machine.cpus
         self._live = Live()
-        build_tables(machine, Span.of(SLOTS_START, SLOTS * machine.cpus * machine.page_bytes))
+        self._start = layout_of(machine).window(SLOTS_WINDOW).start
+        build_tables(machine, Span.of(self._start, SLOTS * machine.cpus * machine.page_bytes))
 
     def acquire(self, request: Request) -> Handle:
         """Take frames; they are reachable only while they are touched."""
@@ -47,7 +47,7 @@ class KmapLocal:
         page = self.machine.page_bytes
         if self._depth[cpu] == SLOTS:
             raise OutOfRange(f"all {SLOTS} slots of CPU {cpu} are in use")
-        va = SLOTS_START + (cpu * SLOTS + self._depth[cpu]) * page
+        va = self._start + (cpu * SLOTS + self._depth[cpu]) * page
         self.machine.map(va, pa, page, cpu, page_size=page, memory_type=memory_type, cpus=(cpu,))
         self._depth[cpu] += 1
         return va
@@ -55,7 +55,7 @@ class KmapLocal:
     def pop(self, va: int, cpu: int) -> None:
         """Give a slot back. Raises OutOfRange unless it is the one that was taken last."""
         page = self.machine.page_bytes
-        if va != SLOTS_START + (cpu * SLOTS + self._depth[cpu] - 1) * page:
+        if va != self._start + (cpu * SLOTS + self._depth[cpu] - 1) * page:
             raise OutOfRange(f"{va:#x} is not the slot that CPU {cpu} took last")
         self._depth[cpu] -= 1
         self.machine.unmap(va, page, cpu, cpus=(cpu,))

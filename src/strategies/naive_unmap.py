@@ -9,9 +9,10 @@ the kernel must put it back for a moment and take it out again, with another inv
 
 from __future__ import annotations
 
+from ptcore.errors import MapError
 from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.strategies import Known
-from ptcore.strategies.direct_map import PAGE_OFFSET, map_all
+from ptcore.strategies.direct_map import map_all, split
 from ptcore.strategies.live import Live
 from ptcore.units import Span
 
@@ -25,13 +26,18 @@ class NaiveUnmap:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self._live = Live()
-        map_all(machine)
+        self._start = map_all(machine, changes=True)
 
     def acquire(self, request: Request) -> Handle:
         """Take frames and remove each from the direct map, with an invalidation on all CPUs."""
         page = self.machine.page_bytes
         pa = self.machine.allocate_frames(request.pages, request.cpu)
-        self.machine.split(PAGE_OFFSET + pa, request.pages * page, page, request.cpu)
+        span = Span.of(self._start + pa, request.pages * page)
+        try:
+            split(self.machine, span, page, request.cpu)
+        except MapError:  # no frame for a table
+            self.machine.free_frames(pa, request.pages, request.cpu)
+            raise
         for number in range(request.pages):
             self._remove(pa + number * page, request.cpu)
         handle = self._live.add(request.pages, pa, None, request.memory_type)
@@ -40,8 +46,8 @@ class NaiveUnmap:
 
     def _remove(self, pa: int, cpu: int) -> None:
         page = self.machine.page_bytes
-        self.machine.unmap(PAGE_OFFSET + pa, page, cpu)
-        self.machine.invalidate(Span.of(PAGE_OFFSET + pa, page), cpu)
+        self.machine.unmap(self._start + pa, page, cpu)
+        self.machine.invalidate(Span.of(self._start + pa, page), cpu)
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Put each page back, touch it, and remove it again."""
@@ -52,8 +58,8 @@ class NaiveUnmap:
         for number in range(span.start // page, span.last // page + 1):
             pa = handle.pa + number * page
             kept = handle.memory_type
-            self.machine.map(PAGE_OFFSET + pa, pa, page, cpu, page_size=page, memory_type=kept)
-            self.machine.access(Span.of(PAGE_OFFSET + pa, page), cpu, kind)
+            self.machine.map(self._start + pa, pa, page, cpu, page_size=page, memory_type=kept)
+            self.machine.access(Span.of(self._start + pa, page), cpu, kind)
             self._remove(pa, cpu)
 
     def release(self, handle: Handle, cpu: int) -> None:
@@ -62,7 +68,7 @@ class NaiveUnmap:
         self._live.end(handle)
         page = self.machine.page_bytes
         size = handle.pages * page
-        self.machine.map(PAGE_OFFSET + handle.pa, handle.pa, size, cpu, page_size=page)
+        self.machine.map(self._start + handle.pa, handle.pa, size, cpu, page_size=page)
         self.machine.free_frames(handle.pa, handle.pages, cpu)
         self.machine.note(Event.RELEASED, cpu, handle.pages)
 

@@ -16,12 +16,9 @@ from functools import partial
 from ptcore.errors import AddressError, AlreadyMapped, MapError, NotMapped
 from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.strategies import Known
-from ptcore.strategies.direct_map import PAGE_OFFSET
+from ptcore.strategies.layouts import layout_of
 from ptcore.strategies.live import Live
 from ptcore.units import Span
-
-# Linux Documentation/arch/x86/x86_64/mm.rst: the direct map has 64 TB; the second one takes its upper half.
-SECOND_OFFSET = PAGE_OFFSET + (1 << 45)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +41,14 @@ class SparseDirectMap:
         self.machine = machine
         self.name = name or "sparse_direct_map"
         self.segments: list[Segment] = []
+        self.layout = layout_of(machine)
+        base = self.layout.direct_map.start
         self._live = Live()
         self._devices: set[int] = set()
         start = 0
         for pa, length in (*sorted(holes), (machine.data_bytes, 0)):
             if pa > start:
-                self.add_segment(Segment(start, pa - start, PAGE_OFFSET + start), 0)
+                self.add_segment(Segment(start, pa - start, base + start), 0)
             start = pa + length
 
     def add_segment(self, segment: Segment, cpu: int) -> None:
@@ -93,7 +92,7 @@ class SparseDirectMap:
         segment = self.find(pa)
         start = None if segment is None else segment.va + pa - segment.pa
         if request.device is not None:
-            start = SECOND_OFFSET + pa
+            start = self.layout.second_map.start + pa
             try:
                 self.machine.map(start, pa, size, request.cpu, memory_type=request.memory_type)
             except MapError:

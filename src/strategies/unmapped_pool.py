@@ -14,13 +14,12 @@ from ptcore.allocators import AddressTree
 from ptcore.errors import MapError, NoAddressSpace
 from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.strategies import Known
-from ptcore.strategies.direct_map import PAGE_OFFSET, map_all
+from ptcore.strategies.direct_map import map_all, split
 from ptcore.strategies.ephemeral_map import MOST_PAGES
+from ptcore.strategies.layouts import block_bytes
 from ptcore.strategies.live import Live
 from ptcore.strategies.windows import EphemeralWindow
 from ptcore.units import Span
-
-BLOCK_PAGES = 512  # Linux pageblock_order on x86-64: 2 MiB with pages of 4 KiB
 
 
 class UnmappedPool:
@@ -31,8 +30,9 @@ class UnmappedPool:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self._block = BLOCK_PAGES * machine.page_bytes
-        map_all(machine)
+        self._block = block_bytes(machine)
+        self.block_pages = self._block // machine.page_bytes
+        self._start = map_all(machine, changes=True)
         self.window = EphemeralWindow(machine)
         self._free = AddressTree(0, machine.data_bytes - 1)
         self._free.reserve(0, machine.data_bytes)
@@ -62,14 +62,14 @@ class UnmappedPool:
 
     def _refill(self, blocks: int, cpu: int) -> None:
         size = blocks * self._block
-        pa = self.machine.allocate_frames(blocks * BLOCK_PAGES, cpu, align=self._block)
+        pa = self.machine.allocate_frames(blocks * self.block_pages, cpu, align=self._block)
         try:
-            self.machine.split(PAGE_OFFSET + pa, size, self._block, cpu)
+            split(self.machine, Span.of(self._start + pa, size), self._block, cpu)
         except MapError:
-            self.machine.free_frames(pa, blocks * BLOCK_PAGES, cpu)
+            self.machine.free_frames(pa, blocks * self.block_pages, cpu)
             raise
-        self.machine.unmap(PAGE_OFFSET + pa, size, cpu)
-        self.machine.invalidate(Span.of(PAGE_OFFSET + pa, size), cpu)
+        self.machine.unmap(self._start + pa, size, cpu)
+        self.machine.invalidate(Span.of(self._start + pa, size), cpu)
         self._free.free(pa, size)
         self._blocks.update(range(pa, pa + size, self._block))
 
@@ -98,8 +98,8 @@ class UnmappedPool:
     def _give_back(self, pa: int) -> None:
         self._free.reserve(pa, self._block)
         self._blocks.remove(pa)
-        self.machine.map(PAGE_OFFSET + pa, pa, self._block, cpu=0)
-        self.machine.free_frames(pa, BLOCK_PAGES, cpu=0)
+        self.machine.map(self._start + pa, pa, self._block, cpu=0)
+        self.machine.free_frames(pa, self.block_pages, cpu=0)
         self.machine.note(Event.DRAINED, 0, 1, first=pa, last=pa + self._block - 1)
 
 

@@ -19,14 +19,11 @@ from ptcore.allocators import AddressTree
 from ptcore.errors import MapError, NoAddressSpace
 from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.strategies import Known
+from ptcore.strategies.layouts import layout_of
 from ptcore.strategies.live import Live
 from ptcore.strategies.vmap_areas import VmapAreas, VmapOptions
 from ptcore.units import Span
 
-# Linux Documentation/arch/x86/x86_64/mm.rst, "Complete virtual memory map with 4-level page tables":
-# vmalloc/ioremap space.
-VMALLOC_START = 0xFFFF_C900_0000_0000
-VMALLOC_LAST = 0xFFFF_E8FF_FFFF_FFFF
 GUARD_PAGES = 1  # Linux mm/vmalloc.c, __get_vm_area_node(): size += PAGE_SIZE unless VM_NO_GUARD
 
 
@@ -39,7 +36,8 @@ class Vmalloc:
         self.machine = machine
         self.name = "vmalloc_lazy" if lazy else "vmalloc_eager"
         self._lazy = lazy
-        self._tree = AddressTree(VMALLOC_START, VMALLOC_LAST)
+        span = layout_of(machine).vmalloc
+        self._tree = AddressTree(span.start, span.last)
         options = VmapOptions(cpus=machine.cpus, page_bytes=machine.page_bytes)
         self.areas = VmapAreas(self._tree, options)
         self._live = Live()

@@ -13,10 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ptcore.machine import Event, Machine
+from ptcore.strategies.layouts import EPHEMERAL_WINDOW, layout_of
 from ptcore.units import Span
 
-# Linux Documentation/arch/x86/x86_64/mm.rst: "unused hole" from ffffeb0000000000 to ffffebffffffffff.
-EPHEMERAL_START = 0xFFFF_EB00_0000_0000
 # The early prototype's region: PAGE_SIZE << MAX_PAGECACHE_ORDER, 2 MiB with pages of 4 KiB.
 REGION_PAGES = 512
 RESERVE_PAGES = 1
@@ -32,13 +31,12 @@ class Region:
 
 
 class EphemeralWindow:
-    """A region of REGION_PAGES per CPU, from `start` on."""
+    """A region of REGION_PAGES per CPU, in the layout's window (`layouts`)."""
 
-    def __init__(
-        self, machine: Machine, start: int = EPHEMERAL_START, pages: int = REGION_PAGES
-    ) -> None:
+    def __init__(self, machine: Machine, pages: int = REGION_PAGES) -> None:
         self.machine = machine
         self.pages = pages
+        start = layout_of(machine).window(EPHEMERAL_WINDOW).start
         size = pages * machine.page_bytes
         self.regions = [Region(start + cpu * size) for cpu in range(machine.cpus)]
         build_tables(machine, Span.of(start, size * machine.cpus))

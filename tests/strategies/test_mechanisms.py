@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ptcore import strategies
+from ptcore import formats, strategies
 from ptcore.errors import (
     AlreadyMapped,
     InvalidationOwed,
@@ -15,16 +15,18 @@ from ptcore.errors import (
 from ptcore.machine import Event, Machine, Request
 from ptcore.machine.exposure import windows
 from ptcore.strategies import UnknownStrategy
+from ptcore.strategies.direct_map import DirectMap
 from ptcore.strategies.hybrid import Hybrid
 from ptcore.strategies.iommu import TIMEOUT_NS, Iommu
 from ptcore.strategies.kmap_local import SLOTS, KmapLocal
 from ptcore.strategies.sparse_direct_map import Segment, SparseDirectMap
-from ptcore.strategies.unmapped_pool import BLOCK_PAGES, UnmappedPool
+from ptcore.strategies.unmapped_pool import UnmappedPool
 from ptcore.strategies.windows import EphemeralWindow
 from ptcore.units import Span
 
 PAGE = 4096
 GIB = 1 << 30
+BLOCK_PAGES = 512  # of 4 KiB: 2 MiB
 
 
 def count(machine: Machine, event: Event, first_row: int = 0) -> int:
@@ -227,3 +229,74 @@ def test_timers_run_at_their_time_and_in_order() -> None:
     assert seen == [("c", 200), ("b", 300), ("d", 300)]
     with pytest.raises(OutOfRange):
         machine.call_at(10, lambda: None)
+
+
+def leaves(machine: Machine, va: int, pages: int) -> list[int]:
+    return [machine.table.walk(va + n * PAGE).page_size for n in range(pages)]
+
+
+def test_a_change_of_rights_splits_a_level_at_a_time_and_only_one_call_heals() -> None:
+    machine = Machine(4, ram="4G")
+    strategy = DirectMap(machine)
+    handles = [strategy.acquire(Request(0, n)) for n in (3, 509, 512)]
+    boot = len(machine.ledger)
+    strategy.set_memory(handles[0], "r", 1)
+    totals = machine.ledger.totals(boot)
+    # 1G into 512 of 2M, one of those into 512 of 4K: a table each, each with an invalidation.
+    assert totals[Event.SPLIT] == (2, 2 * PAGE)
+    assert totals[Event.INVALIDATED][0] == 3
+    start = handles[0].span.start
+    assert set(leaves(machine, start, 3)) == {PAGE}
+    assert machine.table.walk(start).rights == "r---"
+    assert machine.table.walk(start + (4 << 20)).page_size == 2 << 20
+    strategy.set_memory(handles[0], "rw", 1)
+    assert leaves(machine, start, 1) == [PAGE], "back to its rights, but not whole"
+    strategy.set_memory_rox(handles[0], 1)
+    assert leaves(machine, start, 1) == [PAGE], "its neighbours have other rights"
+    for handle in handles[1:]:
+        strategy.set_memory_rox(handle, 1)
+    # Page 0 is nobody's: the first block stays in pages, the second is whole again.
+    assert leaves(machine, start, 1) == [PAGE]
+    assert leaves(machine, strategy.start + (2 << 20), 1) == [2 << 20]
+
+
+def test_a_leaf_that_is_all_of_the_spans_keeps_its_size() -> None:
+    machine = Machine(1, ram="4G")
+    strategy = DirectMap(machine)
+    handle = strategy.acquire(Request(0, 1024, align=2 << 20))
+    boot = len(machine.ledger)
+    strategy.set_memory(handle, "r", 0)
+    assert machine.ledger.totals(boot)[Event.SPLIT][0] == 1  # of the 1G leaf alone
+    assert set(leaves(machine, handle.span.start, 1024)) == {2 << 20}
+
+
+def test_a_format_that_needs_it_breaks_a_leaf_before_it_makes_smaller_ones() -> None:
+    rows = {}
+    for level in (0, 2):
+        machine = Machine(2, formats.get("aarch64_4k_48", bbm_level=level), ram="2G")
+        strategy = DirectMap(machine)
+        handle = strategy.acquire(Request(0, 1))
+        boot = len(machine.ledger)
+        strategy.set_memory(handle, "r", 0)
+        found = [Event(e) for e in machine.ledger.rows()["event"][boot:]]
+        rows[level] = [e for e in found if e in (Event.UNMAPPED, Event.MAPPED, Event.SPLIT)]
+        assert machine.table.walk(handle.span.start).page_size == PAGE
+        assert machine.table.translate(strategy.start + (1 << 30)) == 1 << 30
+    assert Event.SPLIT not in rows[0]
+    assert rows[0].index(Event.UNMAPPED) < rows[0].index(Event.MAPPED)
+    assert set(rows[2]) == {Event.SPLIT}
+
+
+def test_where_leaves_cannot_be_split_pools_begin_with_pages() -> None:
+    sizes = {}
+    for level in (0, 2):
+        machine = Machine(2, formats.get("aarch64_4k_48", bbm_level=level), ram="1G")
+        pool = UnmappedPool(machine)
+        boot = len(machine.ledger)
+        pool.acquire(Request(0, 1))
+        totals = machine.ledger.totals(boot)
+        sizes[level] = machine.ledger.totals()[Event.TABLES_ALLOCATED][1]
+        # Without the feature 512 entries are cleared. With it a row of 16 leaves of 2M that count as one
+        # is written anew, and one of them cleared.
+        assert totals[Event.ENTRIES_WRITTEN][1] == {0: 512, 2: 17}[level]
+    assert sizes[0] > sizes[2] + 400 * PAGE

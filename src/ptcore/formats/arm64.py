@@ -35,6 +35,7 @@ CITATIONS = (
     Citation(DOCUMENT, "Translation table descriptor formats"),
     Citation(DOCUMENT, "The Contiguous bit"),
     Citation(DOCUMENT, "Permission attributes"),
+    Citation(DOCUMENT, "Support levels for changing table or block size"),
 )
 STAGE_2_CITATIONS = (
     *CITATIONS,
@@ -303,13 +304,16 @@ def aarch64(
     epan: bool = False,
     wxn: bool = False,
     memory_types: tuple[str, ...] = (),
+    bbm_level: int = 0,
 ) -> Format:
     """Return a stage 1 format.
 
     `granule`: TGx; `va_bits`: 64 - TxSZ; `upper`: the half of TTBR1; `wide`: "" (48-bit output
     addresses), "lpa" (64K) or "lpa2" (4K, 16K; TCR_ELx.DS = 1); `regime`: el1 (EL1&0), el2, el2_0
     (EL2&0), el3; `hardware_af`, `hardware_dbm`: TCR_ELx.HA and HD; `hpd`: hierarchical attributes are
-    off; `pan`, `epan`, `wxn`; `memory_types`: names of MAIR's eight attributes.
+    off; `pan`, `epan`, `wxn`; `memory_types`: names of MAIR's eight attributes. `bbm_level`:
+    ID_AA64MMFR2_EL1.BBM; below 2 a leaf in use needs break-before-make ("Support levels for changing
+    table or block size").
     """
     require(granule in GRANULES, f"the granule is 4K, 16K or 64K, not {granule!r}")
     require(regime in REGIMES, f"the regime is one of {', '.join(REGIMES)}, not {regime!r}")
@@ -351,6 +355,7 @@ def aarch64(
         unknown_is=Status.NOT_PRESENT,
         beyond_is=Status.ADDRESS_SIZE,
         accessed_required=not hardware_af,
+        break_before_make=bbm_level < 2,
         compiled=name in COMPILED,
     )
 

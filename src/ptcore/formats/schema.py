@@ -356,7 +356,8 @@ class Format:
     without the mark faults (the latter on a write), because software sets it. `table_access`: as
     what a second stage sees the reads of first-stage tables (letters, and 'u' for user mode).
     `error_code`: (condition, bit) pairs of the code that the CPU pushes with a fault; conditions are
-    'mapped', 'write', 'user', 'reserved', 'fetch', 'key'. `compiled`: an engine is compiled for it.
+    'mapped', 'write', 'user', 'reserved', 'fetch', 'key'. `break_before_make`: a leaf in use must be empty,
+    and invalidated, before leaves of another size take its place. `compiled`: an engine is compiled for it.
     `worked_out` holds what `lower`, `access` and `encode` worked out before.
     """
 
@@ -390,6 +391,7 @@ class Format:
     dirty_required: bool = False
     table_access: str = "r"
     error_code: tuple[tuple[str, int], ...] = ()
+    break_before_make: bool = False
     compiled: bool = False
     worked_out: dict[object, Any] = field(
         default_factory=dict, init=False, repr=False, compare=False

@@ -50,7 +50,8 @@ class Device:
         owed = self.table.map(iova, pa, length, access=access)
         self.machine.account(owed, cpu)
         pages = span.size // self.machine.page_bytes
-        self.machine.note(Event.MAPPED, cpu, pages, first=iova, last=span.last, pa=pa)
+        mine = frozenset({self.number})
+        self.machine.note(Event.MAPPED, cpu, pages, first=iova, last=span.last, pa=pa, cpus=mine)
         owed.discharge()
 
     def unmap(self, iova: int, length: int, cpu: int) -> None:
