@@ -42,34 +42,49 @@ def split(machine: Machine, span: Span, page_size: int, cpu: int) -> None:
     if not machine.table.format.break_before_make:
         machine.split(span.start, span.size, page_size, cpu)
         return
-    for leaf, pa in _larger(machine, span, page_size):
-        machine.unmap(leaf.start, leaf.size, cpu)
-        machine.invalidate(leaf, cpu)
-        low = max(leaf.start, span.start) & -page_size
-        end = (min(leaf.last, span.last) | (page_size - 1)) + 1
-        try:
-            machine.map(low, pa + low - leaf.start, end - low, cpu, page_size=page_size)
-        except MapError:  # no frame for a table: as it was
-            machine.map(leaf.start, pa, leaf.size, cpu, page_size=leaf.size)
-            raise
-        # What lies beside the span keeps the largest leaves that fit, in the tables made just now.
-        for start, stop in ((leaf.start, low), (end, leaf.last + 1)):
-            if start < stop:
-                machine.map(start, pa + start - leaf.start, stop - start, cpu)
+    for leaf in _larger(machine, span, page_size):
+        _break(machine, leaf, span, page_size, cpu)
 
 
-def _larger(machine: Machine, span: Span, page_size: int) -> list[tuple[Span, int]]:
-    """Return the leaves of `span` that are larger than `page_size`, and what they translate to."""
-    found: list[tuple[Span, int]] = []
+def _larger(machine: Machine, span: Span, page_size: int) -> list[Span]:
+    """Return the leaves of `span` that are larger than `page_size`."""
+    found: list[Span] = []
     at = span.start
     while at <= span.last:
         walk = machine.table.walk(at)
         size = walk.page_size or page_size
         start = at & -size
         if walk.pa is not None and size > page_size:
-            found.append((Span.of(start, size), walk.pa - (at - start)))
+            found.append(Span.of(start, size))
         at = start + size
     return found
+
+
+def _break(machine: Machine, leaf: Span, span: Span, page_size: int, cpu: int) -> None:
+    """Empty a leaf, invalidate it, and map what it had: its part in `span` by `page_size`."""
+    walk = machine.table.walk(leaf.start)
+    pa = machine.table.translate(leaf.start)
+    access = "".join(letter for letter in walk.rights or "" if letter in "rwx")
+    names = machine.table.format.memory_types
+    memory_type = names[walk.memory_type] if names and walk.memory_type is not None else None
+
+    def make(start: int, end: int, size: int | None) -> None:
+        to = pa + start - leaf.start
+        machine.map(start, to, end - start, cpu, access, page_size=size, memory_type=memory_type)
+
+    machine.unmap(leaf.start, leaf.size, cpu)
+    machine.invalidate(leaf, cpu)
+    low = max(leaf.start, span.start) & -page_size
+    end = (min(leaf.last, span.last) | (page_size - 1)) + 1
+    try:
+        make(low, end, page_size)
+    except MapError:  # no frame for a table: as it was
+        make(leaf.start, leaf.last + 1, leaf.size)
+        raise
+    # What lies beside the span keeps the largest leaves that fit, in the tables made just now.
+    for start, stop in ((leaf.start, low), (end, leaf.last + 1)):
+        if start < stop:
+            make(start, stop, None)
 
 
 class DirectMap:

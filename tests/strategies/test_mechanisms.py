@@ -15,7 +15,7 @@ from ptcore.errors import (
 from ptcore.machine import Event, Machine, Request
 from ptcore.machine.exposure import windows
 from ptcore.strategies import UnknownStrategy
-from ptcore.strategies.direct_map import DirectMap
+from ptcore.strategies.direct_map import DirectMap, split
 from ptcore.strategies.hybrid import Hybrid
 from ptcore.strategies.iommu import TIMEOUT_NS, Iommu
 from ptcore.strategies.kmap_local import SLOTS, KmapLocal
@@ -282,6 +282,9 @@ def test_a_format_that_needs_it_breaks_a_leaf_before_it_makes_smaller_ones() -> 
         rows[level] = [e for e in found if e in (Event.UNMAPPED, Event.MAPPED, Event.SPLIT)]
         assert machine.table.walk(handle.span.start).page_size == PAGE
         assert machine.table.translate(strategy.start + (1 << 30)) == 1 << 30
+        strategy.set_memory(strategy.acquire(Request(0, 512, align=2 << 20)), "rx", 0)
+        split(machine, Span.of(strategy.start + (2 << 20), PAGE), PAGE, 0)
+        assert machine.table.walk(strategy.start + (3 << 20)).rights == "r-x-", "rights are kept"
     assert Event.SPLIT not in rows[0]
     assert rows[0].index(Event.UNMAPPED) < rows[0].index(Event.MAPPED)
     assert set(rows[2]) == {Event.SPLIT}
