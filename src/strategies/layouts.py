@@ -67,8 +67,11 @@ def layout_of(machine: Machine) -> Layout:
         found = _shares(half, block_bytes(machine))
     else:
         by = half.start - known["half"]
-        parts = ("direct_map", "vmalloc", "windows")
-        found = Layout(*(Span(known[p][0] + by, known[p][1] + by) for p in parts), known["source"])
+        maps, areas, holes = (
+            Span(known[part][0] + by, known[part][1] + by)
+            for part in ("direct_map", "vmalloc", "windows")
+        )
+        found = Layout(maps, areas, holes, known["source"])
     if found.direct_map.size < machine.data_bytes:
         raise OutOfRange(
             f"the direct map of {machine.table.format.name} has room for "

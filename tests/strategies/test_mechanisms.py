@@ -284,7 +284,9 @@ def test_a_format_that_needs_it_breaks_a_leaf_before_it_makes_smaller_ones() -> 
         assert machine.table.translate(strategy.start + (1 << 30)) == 1 << 30
         strategy.set_memory(strategy.acquire(Request(0, 512, align=2 << 20)), "rx", 0)
         split(machine, Span.of(strategy.start + (2 << 20), PAGE), PAGE, 0)
-        assert machine.table.walk(strategy.start + (3 << 20)).rights == "r-x-", "rights are kept"
+        assert machine.table.walk(strategy.start + (3 << 20)).rights.startswith("r-x-"), (
+            "rights are kept"
+        )
     assert Event.SPLIT not in rows[0]
     assert rows[0].index(Event.UNMAPPED) < rows[0].index(Event.MAPPED)
     assert set(rows[2]) == {Event.SPLIT}
