@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ptcore import errors, formats, units
 from ptcore.errors import PtcoreError, Status
-from ptcore.memory import Cpu, Image, PhysicalMemory, open_image
+from ptcore.memory import Cpu, Image, PageReader, PhysicalMemory, open_image
 from ptcore.table import AddressSpace, Nested, Owed, PageTable, Walk, guest_memory
 from ptcore.table.diff import diff
 from ptcore.units import Span
@@ -29,6 +29,7 @@ __all__ = [
     "Mmu",
     "Nested",
     "Owed",
+    "PageReader",
     "PageTable",
     "PageTableCache",
     "PhysicalMemory",

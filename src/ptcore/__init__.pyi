@@ -5,7 +5,7 @@ from ptcore.allocators import AddressTree
 from ptcore.caches import Mmu, PageTableCache, Tlb, TlbArray, TlbLevel, WalkCache
 from ptcore.errors import PtcoreError, Status
 from ptcore.machine import Event, Handle, Ledger, Machine, Request, Strategy
-from ptcore.memory import Cpu, Image, PhysicalMemory, open_image
+from ptcore.memory import Cpu, Image, PageReader, PhysicalMemory, open_image
 from ptcore.table import AddressSpace, Nested, Owed, PageTable, Walk, guest_memory
 from ptcore.table.diff import diff
 from ptcore.units import Span
@@ -22,6 +22,7 @@ __all__ = [
     "Mmu",
     "Nested",
     "Owed",
+    "PageReader",
     "PageTable",
     "PageTableCache",
     "PhysicalMemory",

@@ -169,8 +169,15 @@ cdef class Mmu:
         return 0
 
     cdef int prepare(self, space, asid, vmid, mmu_context *made) except -1:
+        cdef PageTable table
+        parts = _stages(space)
+        for both in parts:
+            for part in both:
+                table = part
+                if table is not None and table.memory.lazy is not None:
+                    table.stats()  # fetches all tables: an access cannot wait for a page
         made[0] = self.context(space, asid, vmid)
-        return self.bind(_stages(space), made)
+        return self.bind(parts, made)
 
     def switch(self, space, asid=None, *, vmid=None):
         cdef mmu_context made

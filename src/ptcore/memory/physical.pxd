@@ -1,11 +1,14 @@
 from libc.stdint cimport uint8_t, uint64_t
 
+from ptcore.memory.lazy cimport LazyPages, pt_lazy
+
 
 cdef extern from "memory.h" nogil:
     ctypedef struct pt_segment:
         uint64_t start
         uint64_t size
         uint8_t *bytes
+        pt_lazy *lazy
 
     ctypedef struct pt_memory:
         uint64_t flat_start
@@ -14,6 +17,7 @@ cdef extern from "memory.h" nogil:
         const pt_segment *segments
         size_t count
 
+    int pt_holds(const pt_memory *memory, uint64_t pa, uint64_t n)
     uint8_t *pt_at_any(const pt_memory *memory, uint64_t pa, uint64_t n)
     uint8_t *pt_at(const pt_memory *memory, uint64_t pa, uint64_t n)
     enum: PT_LONGEST_ITEM
@@ -46,4 +50,10 @@ cdef class PhysicalMemory:
     cdef list mapped
     cdef readonly bint writable
     cdef readonly FrameAllocator frames
+    cdef LazyPages lazy  # None: all bytes are here
+    cdef uint8_t *_find(self, uint64_t pa, uint64_t size) except? NULL
     cdef uint8_t *_bytes_at(self, pa, size) except NULL
+    # The doors of memory that is read piece by piece: look at `misses`, do the work, and do it again for as long as
+    # `fetch_missing` says that pages were missing and are here now.
+    cdef uint64_t misses(self) noexcept nogil
+    cdef bint fetch_missing(self, uint64_t *seen) except -1

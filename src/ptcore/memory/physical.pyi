@@ -7,8 +7,10 @@ Addresses are whole numbers of bytes below 2**56. Sizes are bytes or texts such 
 from collections.abc import Iterable
 from typing import Literal, Self, final
 
+import numpy.typing as npt
 from typing_extensions import Buffer, disjoint_base
 
+from ptcore.memory.reader import PageReader
 from ptcore.units import Span
 
 PHYSICAL_BITS: int
@@ -122,6 +124,17 @@ class PhysicalMemory:
         """
 
     @classmethod
+    def from_reader(cls, reader: PageReader) -> Self:
+        """Return the memory that `reader` reads, page by page, when something first wants a page.
+
+        Read-only. What was read stays as it was until `refresh`. Every verb asks for whole lists of
+        pages: a batch of walks in one call per level, a listing in one call per level, a read in one.
+        Pages that the reader does not have do not exist (BUS). Raises OutOfRange as PhysicalMemory
+        does, and for a page size that is no power of two. Cost: address space for all spans and one
+        byte of it per page, committed as pages come.
+        """
+
+    @classmethod
     def view(
         cls,
         memory: PhysicalMemory,
@@ -151,6 +164,27 @@ class PhysicalMemory:
     @property
     def size(self) -> int:
         """Bytes in all segments together."""
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Bytes of the pages that were read through a reader so far and are kept; else 0."""
+
+    def fetch(self, pas: npt.ArrayLike) -> None:
+        """Read the pages of these addresses, in one list, unless they are here. Others are ignored."""
+
+    def snapshot(self) -> Self:
+        """Return a memory of the pages that were read so far, which stays as it is.
+
+        All other pages do not exist there. Read-only memory without a reader is its own snapshot.
+        Raises TypeError for writable memory. Cost: a copy of what was read.
+        """
+
+    def refresh(self) -> None:
+        """Forget what was read through a reader: it is read anew when it is next wanted.
+
+        Views of the memory forget as well. Not to be called while another thread reads. Memory without
+        a reader stays as it is. Cost: O(pages read so far).
+        """
 
     def read(self, pa: int, size: int) -> bytes:
         """Return the `size` bytes at `pa`. Raises OutOfRange unless one segment holds them all."""

@@ -2,6 +2,8 @@
 
 import operator
 
+import numpy as np
+
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint64_t
@@ -17,6 +19,8 @@ from posix.mman cimport (
     mmap,
     munmap,
 )
+
+from ptcore.memory.lazy cimport LazyPages
 
 from ptcore.errors import AddressError, MapError, Misaligned, NoFrame, NotAllocated, OutOfRange
 from ptcore.units import Span, format_size, parse_size
@@ -243,6 +247,12 @@ cdef class PhysicalMemory:
         return memory
 
     @classmethod
+    def from_reader(cls, reader):
+        spans = sorted(reader.spans)
+        _check_segments([(span.start, span.size) for span in spans])
+        return _lazy_memory(cls, LazyPages(reader, spans, reader.page_bytes))
+
+    @classmethod
     def view(cls, PhysicalMemory memory not None, spans, *, frames=None):
         cdef PhysicalMemory seen = cls.__new__(cls)
         cdef size_t n
@@ -258,6 +268,7 @@ cdef class PhysicalMemory:
         _check_segments([(first, size) for first, size, _ in parts])
         seen.buffers.append(memory)
         seen.writable = memory.writable
+        seen.lazy = memory.lazy
         seen._adopt(parts)
         if frames is None:
             seen.frames = _frames_in(seen, 0, 0, 0)
@@ -276,11 +287,14 @@ cdef class PhysicalMemory:
             self.owned_segments[n].start = first
             self.owned_segments[n].size = length
             self.owned_segments[n].bytes = <uint8_t *>address
+            if self.lazy is not None:
+                self.owned_segments[n].lazy = &self.lazy.c
         self.c.segments = self.owned_segments
         self.c.count = len(parts)
         self.c.flat_start = self.owned_segments[0].start
         self.c.flat = self.owned_segments[0].bytes
-        if self.owned_segments[0].size >= PT_LONGEST_ITEM:
+        self.c.flat_room = 0
+        if self.lazy is None and self.owned_segments[0].size >= PT_LONGEST_ITEM:
             self.c.flat_room = self.owned_segments[0].size - (PT_LONGEST_ITEM - 1)
 
     def _place_frames(self, frames):
@@ -312,12 +326,66 @@ cdef class PhysicalMemory:
     def size(self):
         return sum(segment.size for segment in self.segments)
 
+    # -- memory that is read piece by piece ------------------------------------------------------
+
+    cdef uint64_t misses(self) noexcept nogil:
+        return self.lazy.misses() if self.lazy is not None else 0
+
+    cdef bint fetch_missing(self, uint64_t *seen) except -1:
+        """Fetch what was met missing since `seen`, in one list; whether anything was."""
+        cdef uint64_t now = self.misses()
+        if now == seen[0]:
+            return False
+        seen[0] = now
+        self.lazy.fetch()
+        return True
+
+    cdef uint8_t *_find(self, uint64_t pa, uint64_t size) except? NULL:
+        """The bytes at `pa`, fetched if need be; NULL without an exception if they do not exist."""
+        cdef uint64_t seen = self.misses()
+        cdef uint8_t *found = pt_at_any(&self.c, pa, size)
+        while found == NULL and self.fetch_missing(&seen):
+            found = pt_at_any(&self.c, pa, size)
+        return found
+
+    def fetch(self, pas):
+        cdef uint64_t seen = self.misses()
+        cdef uint64_t pa
+        if self.lazy is None:
+            return
+        for number in np.unique(np.asarray(pas, dtype=np.uint64)):
+            pa = number
+            pt_at_any(&self.c, pa, 1)
+        self.fetch_missing(&seen)
+
+    @property
+    def fetched_bytes(self):
+        return self.lazy.fetched_bytes if self.lazy is not None else 0
+
+    def snapshot(self):
+        if self.lazy is None:
+            if self.writable:
+                raise TypeError("only memory that is read through a reader, or read-only, has snapshots")
+            return self
+        made = _lazy_memory(type(self), self.lazy.copy())
+        if hasattr(self, "__dict__"):
+            made.__dict__.update(self.__dict__)
+        return made
+
+    def refresh(self):
+        if self.lazy is not None:
+            self.lazy.refresh()
+
+    # -- bytes -----------------------------------------------------------------------------------
+
     cdef uint8_t *_bytes_at(self, pa, size) except NULL:
         cdef uint8_t *found
         if not 0 <= pa < 1 << 64 or not 0 <= size < 1 << 64:
             raise OutOfRange(f"{size} bytes at {pa:#x} are no physical addresses")
-        found = pt_at_any(&self.c, pa, size)
+        found = self._find(pa, size)
         if found == NULL:
+            if pt_holds(&self.c, pa, size):
+                raise OutOfRange(f"the memory lacks pages of the {size} bytes at {pa:#x}")
             raise OutOfRange(f"no segment holds the {size} bytes at {pa:#x}")
         return found
 
@@ -338,11 +406,21 @@ cdef class PhysicalMemory:
         self.write(pa, word.to_bytes(size, byteorder))
 
     def __contains__(self, pa):
-        return bool(0 <= pa < 1 << 64 and pt_at_any(&self.c, pa, 1) != NULL)
+        return bool(0 <= pa < 1 << 64 and self._find(pa, 1) != NULL)
 
     def __repr__(self):
         parts = ", ".join(f"{s.start:#x}..{s.last:#x}" for s in self.segments)
         return f"PhysicalMemory({parts}{'' if self.writable else ', read-only'})"
+
+
+cdef object _lazy_memory(cls, LazyPages pages):
+    cdef PhysicalMemory memory = cls.__new__(cls)
+    memory.lazy = pages
+    memory.writable = False
+    memory.buffers.append(pages)
+    memory._adopt(pages.parts())
+    memory.frames = _frames_in(memory, 0, 0, 0)
+    return memory
 
 
 def _first(pair):

@@ -27,6 +27,9 @@ cdef class PageTable:
     # For other compiled rooms: `ia` may be any address; outputs are all-ones unless PT_OK comes back.
     cdef int translate_one(self, uint64_t ia, unsigned kind, uint64_t *oa) noexcept nogil
     cdef int trace(self, uint64_t ia, uint64_t *oa, pt_path *path) noexcept nogil
+    cdef int _translate_lazily(self, uint64_t ia, unsigned kind, uint64_t *oa) except -1
+    cdef int _trace_all(self, uint64_t ia, uint64_t *oa, pt_path *path) except -1
+    cdef int _pass_over(self, object source, object pas, object statuses, unsigned kind) except -1
     cdef const pt_need *need_of(self, unsigned kind) noexcept nogil
     cdef unsigned kind_of(self, access, bint user) except? 255
     cdef Edit new_edit(self)

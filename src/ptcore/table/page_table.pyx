@@ -7,10 +7,11 @@ from libc.string cimport memset
 
 import numpy as np
 
-from ptcore.memory.physical cimport FrameAllocator, PhysicalMemory, pt_at_any, pt_memory
+from ptcore.memory.physical cimport FrameAllocator, PhysicalMemory, pt_holds, pt_memory
 from ptcore.table cimport scan
 from ptcore.table.abi cimport (
     PT_ALL_ONES,
+    PT_BUS,
     PT_LEAF,
     PT_OK,
     PT_PERMISSION,
@@ -78,6 +79,7 @@ from ptcore.formats import encode
 from ptcore.formats.lower import lower
 from ptcore.formats.schema import AddressRule, Format, RIGHT_ROLES, Role, address_bits, output_mask, role_mask
 from ptcore.table import path as paths
+from ptcore.table.arrays import as_addresses, outputs_for
 from ptcore.table.owed import Owed
 from ptcore.table.rows import Stats
 from ptcore.units import ALL_ONES, Span, format_size, parse_size
@@ -198,7 +200,7 @@ cdef class PageTable:
                 f"root {address:#x} is not aligned to the {format_size(align)} of a "
                 f"{self.format.levels[self.own_format.top].name} table"
             )
-        if pt_at_any(&self.memory.c, address, size) == NULL:
+        if not pt_holds(&self.memory.c, address, size):
             raise OutOfRange(f"root {address:#x} lies outside the memory")
         self.space.root = address
 
@@ -239,41 +241,59 @@ cdef class PageTable:
         if access is not READ or user is not False:
             kind = self.kind_of(access, user)
         cdef int status = self.engine.one(&self.space, self.need_of(kind), ia, &oa)
+        if status == PT_BUS and self.memory.lazy is not None:
+            status = self._translate_lazily(ia, kind, &oa)
         if status != PT_OK:
             raise self._fault(Status(status), ia, access, user)
         return oa
 
+    cdef int _translate_lazily(self, uint64_t ia, unsigned kind, uint64_t *oa) except -1:
+        """Translate in memory that is read piece by piece, a page at a time."""
+        cdef uint64_t seen = self.memory.misses()
+        cdef int status = self.translate_one(ia, kind, oa)
+        while self.memory.fetch_missing(&seen):
+            status = self.translate_one(ia, kind, oa)
+        return status
+
     def translate_many(self, vas, access=READ, user=False, *, out=None):
-        source = np.asarray(vas)
-        if source.dtype.kind == "f" and source.size and not isinstance(vas, np.ndarray):
-            source = np.asarray(vas, dtype=object)  # NumPy makes floats of [1, 2**63]
-        if source.dtype != np.uint64:
-            source = _as_addresses(source)
-        source = np.ascontiguousarray(source).reshape(source.shape)
-        if out is None:
-            pas = np.empty(source.shape, dtype=np.uint64)
-            statuses = np.empty(source.shape, dtype=np.uint8)
-        else:
-            pas, statuses = out
-            _check_out("pas", pas, np.uint64, source.shape)
-            _check_out("statuses", statuses, np.uint8, source.shape)
-            if np.shares_memory(pas, source) or np.shares_memory(statuses, source):
-                raise TypeError("out: the arrays share no memory with the addresses")
+        source = as_addresses(vas)
+        pas, statuses = outputs_for(source, out)
+        cdef unsigned kind = self.kind_of(access, user)
+        cdef uint64_t seen = self.memory.misses()
+        self._pass_over(source, pas, statuses, kind)
+        while self.memory.fetch_missing(&seen):
+            # What met a missing page ended with BUS: only that goes again.
+            again = np.flatnonzero(statuses == PT_BUS)
+            found = np.empty(len(again), dtype=np.uint64), np.empty(len(again), dtype=np.uint8)
+            self._pass_over(source.reshape(-1)[again], found[0], found[1], kind)
+            pas.reshape(-1)[again], statuses.reshape(-1)[again] = found
+        return pas, statuses
+
+    cdef int _pass_over(self, object source, object pas, object statuses, unsigned kind) except -1:
+        """Translate contiguous arrays once, without fetching anything."""
         cdef const uint64_t[::1] ias = source.reshape(-1)
         cdef uint64_t[::1] oas = pas.reshape(-1)
         cdef uint8_t[::1] ends = statuses.reshape(-1)
-        cdef const pt_need *need = self.need_of(self.kind_of(access, user))
+        cdef const pt_need *need = self.need_of(kind)
         cdef size_t n = ias.shape[0]
         if n:
             with nogil:
                 self.engine.many(&self.space, need, &ias[0], &oas[0], &ends[0], n)
-        return pas, statuses
+        return 0
+
+    cdef int _trace_all(self, uint64_t ia, uint64_t *oa, pt_path *path) except -1:
+        """Trace, and fetch what is missing on the way."""
+        cdef uint64_t seen = self.memory.misses()
+        cdef int status = self.trace(ia, oa, path)
+        while self.memory.fetch_missing(&seen):
+            status = self.trace(ia, oa, path)
+        return status
 
     def walk(self, va):
         cdef uint64_t oa
         cdef pt_path seen
         cdef uint64_t ia = as_address(va)
-        cdef int status = self.trace(ia, &oa, &seen)
+        cdef int status = self._trace_all(ia, &oa, &seen)
         steps = self._steps(&seen)
         if status != PT_OK:
             end = Status(status)
@@ -327,7 +347,7 @@ cdef class PageTable:
     def _fault(self, status, uint64_t ia, access, user):
         cdef uint64_t oa
         cdef pt_path seen
-        self.trace(ia, &oa, &seen)
+        self._trace_all(ia, &oa, &seen)
         return self._fault_of(status, ia, &seen, access, user)
 
     cdef object _fault_of(self, status, uint64_t ia, const pt_path *seen, access, user):
@@ -407,13 +427,13 @@ cdef class PageTable:
             for span in self.legal_spans()
             if low <= span.last and high >= span.start
         ]
-        return scan.mappings(&self.space, self.engine, ranges, not repeats)
+        return scan.mappings(self.memory, &self.space, self.engine, ranges, not repeats)
 
     def reverse(self, pa):
-        return scan.reverse(&self.space, as_address(pa))
+        return scan.reverse(self.memory, &self.space, as_address(pa))
 
     def stats(self):
-        counts = scan.stats(&self.space)
+        counts = scan.stats(self.memory, &self.space)
         table_bytes = sum(
             count * int(pt_table_bytes(&self.own_format, level))
             for level, count in enumerate(counts["tables"])
@@ -425,7 +445,7 @@ cdef class PageTable:
             raise ValueError(f"harvest what: 'dirty' or 'accessed', not {what!r}")
         if clear:
             self._check_editable()
-        rows, repeats = scan.harvest(&self.space, what == "dirty", clear)
+        rows, repeats = scan.harvest(self.memory, &self.space, what == "dirty", clear)
         if not clear:
             return rows, Owed()
         spans = [Span(int(row["va"]), int(row["va"]) + int(row["page_size"]) - 1) for row in rows]
@@ -703,13 +723,6 @@ cdef class PageTable:
         return f"PageTable({self.format.name}, root={self.space.root:#x})"
 
 
-def _check_out(name, array, dtype, shape):
-    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
-        raise TypeError(f"out: {name} is an array of {np.dtype(dtype).name} of shape {shape}")
-    if not (array.flags.c_contiguous and array.flags.writeable):
-        raise TypeError(f"out: {name} is contiguous and writable")
-
-
 def _bits_beyond(word, physical_bits, encryption):
     """The item bits of `word` that give output bits at or above `physical_bits`, but for encryption."""
     return address_bits(word, PT_ALL_ONES >> physical_bits << physical_bits & ~encryption)
@@ -722,15 +735,3 @@ def _table_limit(fmt, physical_bits, encryption):
         ends = [bits.target + bits.width for bits in level.table or () if bits.role is Role.OUTPUT]
         limit = min(limit, 1 << max(ends, default=physical_bits))
     return min(limit, encryption & -encryption) if encryption else limit
-
-
-def _as_addresses(source):
-    if source.size == 0:
-        return source.astype(np.uint64)
-    if source.dtype.kind == "O":
-        return np.array([as_address(va) for va in source.ravel()], dtype=np.uint64).reshape(source.shape)
-    if source.dtype.kind not in "iu":
-        raise TypeError(f"addresses are integers, not {source.dtype}")
-    if source.dtype.kind == "i" and source.min() < 0:
-        raise OutOfRange(f"{int(source.min())} is no 64-bit address")
-    return source.astype(np.uint64)

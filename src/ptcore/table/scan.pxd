@@ -1,5 +1,6 @@
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
+from ptcore.memory.physical cimport PhysicalMemory
 from ptcore.table.abi cimport pt_format, pt_item, pt_space
 from ptcore.table.engine cimport pt_engine
 
@@ -47,8 +48,8 @@ cdef class Scan:
 
 
 cdef object mappings(
-    const pt_space *space, const pt_engine *engine, list ranges, bint expand
+    PhysicalMemory memory, const pt_space *space, const pt_engine *engine, list ranges, bint expand
 )
-cdef object reverse(const pt_space *space, uint64_t pa)
-cdef object stats(const pt_space *space)
-cdef object harvest(const pt_space *space, bint dirty, bint clear)
+cdef object reverse(PhysicalMemory memory, const pt_space *space, uint64_t pa)
+cdef object stats(PhysicalMemory memory, const pt_space *space)
+cdef object harvest(PhysicalMemory memory, const pt_space *space, bint dirty, bint clear)

@@ -12,7 +12,7 @@ from libc.string cimport memset
 
 import numpy as np
 
-from ptcore.memory.physical cimport pt_at, pt_at_any
+from ptcore.memory.physical cimport PhysicalMemory, pt_at, pt_at_any
 from ptcore.table.abi cimport (
     PT_ALL_ONES,
     PT_EMPTY,
@@ -271,16 +271,20 @@ cdef class Scan:
 
 
 cdef object mappings(
-    const pt_space *space, const pt_engine *engine, list ranges, bint expand
+    PhysicalMemory memory, const pt_space *space, const pt_engine *engine, list ranges, bint expand
 ):
-    cdef Scan scan = Scan.__new__(Scan)
-    scan.space = space
-    scan.f = space.format
-    scan.engine = engine
-    scan.expand = expand
-    for first, last in ranges:
-        scan.list_range(space.root, space.format.top, space.format.rights, first, last)
-    return scan.array()
+    cdef uint64_t seen = memory.misses()
+    cdef Scan scan
+    while True:
+        scan = Scan.__new__(Scan)
+        scan.space = space
+        scan.f = space.format
+        scan.engine = engine
+        scan.expand = expand
+        for first, last in ranges:
+            scan.list_range(space.root, space.format.top, space.format.rights, first, last)
+        if not memory.fetch_missing(&seen):
+            return scan.array()
 
 
 # -- reverse -------------------------------------------------------------------------------------
@@ -359,10 +363,13 @@ cdef int _collect(
     return 0
 
 
-cdef object reverse(const pt_space *space, uint64_t pa):
-    out = []
-    _collect(space, space.root, space.format.top, 0, pa, {}, out)
-    return np.array(sorted(out), dtype=np.uint64)
+cdef object reverse(PhysicalMemory memory, const pt_space *space, uint64_t pa):
+    cdef uint64_t seen = memory.misses()
+    while True:
+        out = []
+        _collect(space, space.root, space.format.top, 0, pa, {}, out)
+        if not memory.fetch_missing(&seen):
+            return np.array(sorted(out), dtype=np.uint64)
 
 
 # -- stats ---------------------------------------------------------------------------------------
@@ -422,20 +429,25 @@ cdef class Tally:
         return mapped
 
 
-cdef object stats(const pt_space *space):
-    cdef Tally tally = Tally.__new__(Tally)
+cdef object stats(PhysicalMemory memory, const pt_space *space):
+    cdef Tally tally
     cdef int levels = space.format.top + 1
-    tally.space = space
-    tally.mapped = {}
-    tally.on_path = []
-    tally.self_maps = []
-    tally.references = 0
-    tally.tables = [0] * levels
-    tally.leaves = [0] * levels
-    tally.empty = [0] * levels
-    tally.reserved = [0] * levels
-    tally.outside = [0] * levels
-    mapped = tally.count(space.root, space.format.top)
+    cdef uint64_t seen = memory.misses()
+    while True:
+        tally = Tally.__new__(Tally)
+        tally.space = space
+        tally.mapped = {}
+        tally.on_path = []
+        tally.self_maps = []
+        tally.references = 0
+        tally.tables = [0] * levels
+        tally.leaves = [0] * levels
+        tally.empty = [0] * levels
+        tally.reserved = [0] * levels
+        tally.outside = [0] * levels
+        mapped = tally.count(space.root, space.format.top)
+        if not memory.fetch_missing(&seen):
+            break
     return {
         "tables": tuple(tally.tables),
         "leaves": tuple(tally.leaves),
@@ -521,18 +533,23 @@ cdef class Harvester:
         return known
 
 
-cdef object harvest(const pt_space *space, bint dirty, bint clear):
+cdef object harvest(PhysicalMemory memory, const pt_space *space, bint dirty, bint clear):
     """The marked leaves, each once, and the spans where they hang once more.
 
     All are listed before the first is cleared: a table that maps itself is read at several levels.
     """
-    cdef Harvester harvester = Harvester.__new__(Harvester)
-    harvester.space = space
-    harvester.dirty = dirty
-    harvester.rows = []
-    harvester.repeats = []
-    harvester.seen = {}
-    harvester.gather(space.root, space.format.top, 0)
+    cdef Harvester harvester
+    cdef uint64_t seen = memory.misses()
+    while True:
+        harvester = Harvester.__new__(Harvester)
+        harvester.space = space
+        harvester.dirty = dirty
+        harvester.rows = []
+        harvester.repeats = []
+        harvester.seen = {}
+        harvester.gather(space.root, space.format.top, 0)
+        if not memory.fetch_missing(&seen):
+            break
     if clear:
         harvester.clear = True
         harvester.seen = {}
