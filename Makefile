@@ -4,8 +4,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml setup.py $(shell find src -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.h' ! -name '*_generated.h')
 TRACE ?=
+GUESTS ?=
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench guests clean
 
 run: $(VENV)/.ready-run
 	@$(BIN)/ptcore compare $(TRACE)
@@ -24,6 +25,10 @@ lint: $(VENV)/.ready-lint
 	@rm -rf build/types && mkdir -p build/types
 	@cp -r src/ptcore build/types/ptcore && cp -r src/strategies build/types/ptcore/strategies
 	$(BIN)/mypy
+
+# Boots real kernels and keeps their page tables: wants QEMU, apt and a network, takes some ten minutes.
+guests: $(VENV)/.ready-test
+	$(BIN)/python tests/guests/make.py $(GUESTS)
 
 bench: $(VENV)/.ready-bench
 	$(BIN)/python bench/run.py

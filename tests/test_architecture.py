@@ -22,6 +22,7 @@ FLOORS = {
     "ptcore.table": 3,
     "ptcore.caches": 4,
     "ptcore.allocators": 4,
+    "ptcore.live": 4,
     "ptcore.machine": 5,
     "ptcore.testing": 5,
     "ptcore.workloads": 6,

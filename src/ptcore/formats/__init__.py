@@ -41,6 +41,7 @@ _ROOMS = (
     "encode",
     "access",
     "explain",
+    "debuggers",
     "notes",
     "registers",
 )  # rooms of this folder that are no families
