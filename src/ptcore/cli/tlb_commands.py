@@ -12,7 +12,7 @@ from ptcore.cli.ends import says_errors
 from ptcore.cli.progress import progress_bar
 from ptcore.errors import FormatError
 from ptcore.study import translation
-from ptcore.study.translation import Image, Phase, Source, Sweep, Translation
+from ptcore.study.translation import Image, Phase, Source, Sweep, Translation, WalkPath
 from ptcore.units import format_size
 from ptcore.workloads.accesses import convert as convert_trace
 
@@ -68,6 +68,29 @@ def show_translations(title: str, results: tuple[Translation, ...]) -> None:
         show.table("By phase", ["cpu", "phase", *columns[:-1]], phases)
 
 
+def show_walks(results: tuple[Translation, ...]) -> None:
+    """Print what walks read and how long they take, where more than one table is read through."""
+    told = [f for f in results if f.walks.second_stage or f.walks.cycles_per_walk is not None]
+    if not told:
+        return
+    depth = max(len(found.walks.served) for found in told)
+    served = [f"from D{n}" for n in range(1, depth)] + ["from memory"] * (depth > 0)
+    rows = [
+        [
+            found.cpu,
+            found.walks.first_stage,
+            found.walks.second_stage,
+            *found.walks.served,
+            found.walks.cycles_per_walk,
+            found.walks.waited_per_walk,
+            found.walks.cycles_per_access,
+        ]
+        for found in told
+    ]
+    columns = ["cpu", "of stage 1", "of stage 2", *served, "cycles/walk", "waited/walk"]
+    show.table("What walks read", [*columns, "cycles/access at least"], rows)
+
+
 @click.command("tlb")
 @click.argument("trace", type=click.Path(dir_okay=True))
 @click.option(
@@ -77,7 +100,7 @@ def show_translations(title: str, results: tuple[Translation, ...]) -> None:
     "--pages",
     default="thp",
     help="4k, 2m, 1g, thp or thp:N (N touched pages make a 2M page), or a file: /proc/PID/maps or smaps, "
-    "or a table with the columns va and size.",
+    "or a table with the columns va and size, Parquet too.",
 )
 @click.option(
     "--image",
@@ -89,6 +112,19 @@ def show_translations(title: str, results: tuple[Translation, ...]) -> None:
     "--registers",
     type=click.Path(exists=True, dir_okay=False),
     help='JSON that says where: {"architecture": "x86_64", "cr3": ..., ...}.',
+)
+@click.option(
+    "--nested",
+    metavar="FORMAT[:SIZE]",
+    help="A second stage under the tables, as of a guest: ept_4level:2M; SIZE of its pages, 4K by default.",
+)
+@click.option(
+    "--lines",
+    metavar="SIZE/WAYS:CYCLES,...,CYCLES",
+    help="Data caches that walks read through, then memory: 32K/8:4,1M/16:14,180.",
+)
+@click.option(
+    "--walkers", default=0, help="How many walks may run at once, with --lines; default: no bound."
 )
 @click.option("--phases", default=4, show_default=True, help="Parts of equal length to report on.")
 @click.option(
@@ -107,6 +143,9 @@ def tlb_command(
     image: str | None,
     root: str | None,
     registers: str | None,
+    nested: str | None,
+    lines: str | None,
+    walkers: int,
     phases: int,
     swept: str | None,
     form: str,
@@ -119,11 +158,19 @@ def tlb_command(
     source = Source(trace, trace_form, skip_bad, data_only)
     chosen = translation.cpus_named(cpus)
     guest = _image(image, root, registers)
+    path = WalkPath.parse(nested, lines, walkers)
     with progress_bar("ptcore tlb") as move:
         if swept:
             wanted = Sweep.parse(swept)
             results = translation.sweep(
-                source, chosen, wanted, pages=pages, form=form, image=guest, progress=move
+                source,
+                chosen,
+                wanted,
+                pages=pages,
+                form=form,
+                image=guest,
+                path=path,
+                progress=move,
             )
         else:
             results = translation.simulate(
@@ -133,6 +180,7 @@ def tlb_command(
                 phases=phases,
                 form=form,
                 image=guest,
+                path=path,
                 progress=move,
             )
     if json_:
@@ -140,6 +188,7 @@ def tlb_command(
         return
     made = f"made with --pages {pages}" if guest is None else f"of {image}"
     show_translations(f"{trace}: tables {made}", results)
+    show_walks(results)
     modelled = (
         "Modelled: the trace has no page tables; these map what it touches. "
         if guest is None

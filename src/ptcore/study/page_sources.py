@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ptcore.errors import FormatError, ImageError, TraceError
+from ptcore.errors import AddressError, FormatError, ImageError, TraceError
 from ptcore.formats import Format
 from ptcore.memory import PhysicalMemory
+from ptcore.study.outputs import need
 from ptcore.table import PageTable, RowKind
 from ptcore.table.address_space import AddressSpace
 from ptcore.table.nested import Nested
 from ptcore.units import parse_size
+from ptcore.workloads.accesses.columnar import PARQUET_MAGIC
 
 Numbers = npt.NDArray[np.uint64]
 # Linux Documentation/filesystems/proc.rst, /proc/PID/maps and smaps: a line per region, fields below it.
@@ -48,18 +50,12 @@ class Region:
 def read_regions(path: str | PathLike[str], fmt: Format) -> list[Region]:
     """Read /proc/PID/maps, /proc/PID/smaps, or a table with the columns va and size (and count).
 
-    A table is comma- or tab-separated; va is a number in Python's notation, size one of the
+    A table is comma- or tab-separated, or Parquet; va is a number in Python's notation, size one of the
     format's (4K, 2M), count how many such pages follow each other. Raises TraceError with the line
     of what is damaged, FormatError for a size that the format lacks, an address that is not aligned
     to it, and regions that overlap.
     """
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    if not lines:
-        raise TraceError(f"{path} is empty")
-    if _REGION.match(lines[0]):
-        found = list(_regions_of_maps(lines, str(path), fmt))
-    else:
-        found = list(_regions_of_table(lines, str(path)))
+    found = _regions_in(path, fmt)
     ordered = sorted(found, key=lambda region: region.start)
     for region in ordered:
         fmt.shape_of(region.size)
@@ -74,6 +70,40 @@ def read_regions(path: str | PathLike[str], fmt: Format) -> list[Region]:
                 f"{path}: line {after.line} ({after.start:#x}) overlaps line {before.line}"
             )
     return ordered
+
+
+def _regions_in(path: str | PathLike[str], fmt: Format) -> list[Region]:
+    with open(path, "rb") as file:
+        if file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC:
+            return list(_regions_of_parquet(path))
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    if not lines:
+        raise TraceError(f"{path} is empty")
+    if _REGION.match(lines[0]):
+        return list(_regions_of_maps(lines, str(path), fmt))
+    return list(_regions_of_table(lines, str(path)))
+
+
+def _regions_of_parquet(path: str | PathLike[str]) -> Iterator[Region]:
+    """Yield a region per row; va and count are integers, size an integer or a text."""
+    arrow = need("pyarrow", "a table in Parquet", "parquet")
+    parquet = need("pyarrow.parquet", "a table in Parquet", "parquet")
+    try:
+        table = parquet.read_table(path)
+    except (arrow.ArrowException, OSError) as error:
+        raise TraceError(f"{path}: {error}") from None
+    if not {"va", "size"} <= set(table.column_names):
+        raise TraceError(f"{path}: no table with the columns va and size")
+    for number, row in enumerate(table.to_pylist(), 1):
+        start, size, count = row["va"], row["size"], row.get("count", 1)
+        whole = isinstance(start, int) and isinstance(count, int) and isinstance(size, int | str)
+        if not whole or start < 0 or count < 1:
+            raise TraceError(f"{path}, row {number}: va {start!r}, size {size!r}, count {count!r}")
+        try:
+            bytes_ = parse_size(size)
+        except AddressError as error:
+            raise TraceError(f"{path}, row {number}: {error}") from None
+        yield Region(start, start + count * bytes_, bytes_, number)
 
 
 def _regions_of_maps(lines: list[str], path: str, fmt: Format) -> Iterator[Region]:

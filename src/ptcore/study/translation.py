@@ -26,6 +26,7 @@ from ptcore.formats import Format
 from ptcore.memory import PhysicalMemory
 from ptcore.study import page_sources
 from ptcore.study.page_sources import Image
+from ptcore.study.walk_path import ONE_STAGE, WalkFigures, WalkPath
 from ptcore.table import PageTable
 from ptcore.table.address_space import AddressSpace
 from ptcore.table.nested import Nested
@@ -100,12 +101,15 @@ class Mapping:
         return found
 
 
-def map_footprint(touched: Footprint, policy: str, fmt: Format) -> Mapping:
+def map_footprint(
+    touched: Footprint, policy: str, fmt: Format, path: WalkPath = ONE_STAGE
+) -> Mapping:
     """Map what a trace touches with pages of one size ("4k", "2m", "1g"), or mixed ("thp", "thp:N").
 
     `thp:N` maps a region with one page of the second size where at least N of its small pages are
     touched, else with small ones; `thp` is thp:64. Any other policy is the path of a file that says
-    what is mapped (page_sources.read_regions): what it does not map will fault. Raises FormatError
+    what is mapped (page_sources.read_regions): what it does not map will fault. `path` may put a second
+    stage under the tables. Raises FormatError
     for a size that the format lacks, NotCanonical for addresses that it does not translate, NoFrame
     for tables of more than 4G.
     """
@@ -133,7 +137,7 @@ def map_footprint(touched: Footprint, policy: str, fmt: Format) -> Mapping:
         for first, count in _runs(numbers):
             table.map(first * size, pa, count * size, fmt.rights & 0b1111, None, page_size=size)
             pa += count * size
-    return Mapping(table, policy, fmt, regions)
+    return Mapping(path.space(table, pa), policy, fmt, regions)
 
 
 def _page_size(policy: str) -> int:
@@ -185,7 +189,7 @@ class Translation:
 
     `by_size`: (page size in bytes, hits per level, walks). `cycles`: per access, beyond a hit in the first
     level; None where the preset has no source for a part of it. `reach_bytes`: what each level holds of the
-    smallest pages when it is full of them.
+    smallest pages when it is full of them. `walks`: what walks read, and how long that takes.
     """
 
     cpu: str
@@ -197,6 +201,7 @@ class Translation:
     by_size: tuple[tuple[int, tuple[int, ...], int], ...]
     cycles: float | None
     reach_bytes: tuple[int, ...]
+    walks: WalkFigures
 
     def to_dict(self) -> dict[str, object]:
         """Return it as plain values, for JSON."""
@@ -206,14 +211,19 @@ class Translation:
 class _Run:
     """One CPU under the trace."""
 
-    def __init__(self, cpu: Preset, mapping: Mapping) -> None:
+    def __init__(self, cpu: Preset, mapping: Mapping, path: WalkPath = ONE_STAGE) -> None:
         self.cpu = cpu
+        self.path = path
         self.mapping = mapping
         top = mapping.format.top_level
         caches = {n: room for n, room in cpu.walk_cache.items() if n <= top}
         # Marks stay unset: the tables are shared by all CPUs of the study.
         self.mmu = Mmu(
-            mapping.space, Tlb(cpu.levels), WalkCache(caches) if caches else None, marks=False
+            mapping.space,
+            Tlb(cpu.levels),
+            WalkCache(caches) if caches else None,
+            marks=False,
+            **path.options(),
         )
         self.sizes = np.zeros((len(mapping.regions), 256), dtype=np.int64)
         self.phases: list[Phase] = []
@@ -257,9 +267,18 @@ class _Run:
                 (size, tuple(int(n) for n in row[:depth]), int(row[WALK]))
                 for size, row in zip(self.mapping.regions, self.sizes, strict=True)
             ),
-            cycles=cycles_per_access(self.cpu, whole),
+            cycles=self._cycles(whole),
             reach_bytes=tuple(_reach(level, smallest) for level in self.cpu.levels),
+            walks=WalkFigures.of(self.mmu, self.path),
         )
+
+    def _cycles(self, whole: Phase) -> float | None:
+        """Return the cycles per access: of walks as modelled, else as the preset says."""
+        if not self.path.options():
+            return cycles_per_access(self.cpu, whole)
+        free = replace(self.cpu, walk={**self.cpu.walk, "cycles": 0})
+        lower = cycles_per_access(free, whole)
+        return None if lower is None else lower + self.mmu.counts.walk_cycles / whole.accesses
 
 
 def _reach(level: TlbLevel, page_size: int) -> int:
@@ -287,20 +306,23 @@ def simulate(
     phases: int = 4,
     form: str = DEFAULT_FORMAT,
     image: Image | None = None,
+    path: WalkPath = ONE_STAGE,
     progress: Progress | None = None,
 ) -> tuple[Translation, ...]:
     """Run a trace through each of `cpus` over the same tables; return one Translation each.
 
     `pages`: see map_footprint; `image`: whose tables are used instead; `phases`: into how many
-    parts of equal length the trace is cut; `form`: the format of the tables. `progress` is told
-    (what, accesses done, all). Raises TraceError, FormatError.
+    parts of equal length the trace is cut; `form`: the format of the tables; `path`: what walks go
+    through. `progress` is told (what, accesses done, all). Raises TraceError, FormatError.
     """
     if phases < 1:
         raise OutOfRange(f"a trace has at least one phase, not {phases}")
+    if image is not None and path.nested is not None:
+        raise FormatError("an image brings its own stages: a second one is for made tables")
     fmt = formats.get(form)
     touched = footprint(source, fmt.granule_lg2)
-    mapping = map_footprint(touched, pages, fmt) if image is None else map_image(image, fmt)
-    runs = [_Run(cpu, mapping) for cpu in cpus]
+    mapping = map_footprint(touched, pages, fmt, path) if image is None else map_image(image, fmt)
+    runs = [_Run(cpu, mapping, path) for cpu in cpus]
     ends = [touched.accesses * (n + 1) // phases for n in range(phases)]
     done = 0
     for chunk in source.chunks():
@@ -369,8 +391,8 @@ class Sweep:
         return replace(cpu, name=f"{cpu.name} {self.level}.{self.field}={value}", levels=levels)
 
 
-def _point(source: Source, cpu: Preset, pages: str, form: str, image: Image | None) -> Translation:
-    return simulate(source, [cpu], pages=pages, phases=1, form=form, image=image)[0]
+def _point(source: Source, cpu: Preset, options: dict[str, Any]) -> Translation:
+    return simulate(source, [cpu], phases=1, **options)[0]
 
 
 def sweep(
@@ -381,6 +403,7 @@ def sweep(
     pages: str = "thp",
     form: str = DEFAULT_FORMAT,
     image: Image | None = None,
+    path: WalkPath = ONE_STAGE,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Translation, ...]:
@@ -389,12 +412,11 @@ def sweep(
     Returns the Translations CPU by CPU, values ascending. Raises as simulate and Sweep.apply do, before
     anything runs where the geometry is at fault.
     """
+    options = {"pages": pages, "form": form, "image": image, "path": path}
     points = [wanted.apply(cpu, value) for cpu in cpus for value in wanted.values]
     found: dict[int, Translation] = {}
     with ProcessPoolExecutor(workers) as pool:
-        jobs = {
-            pool.submit(_point, source, cpu, pages, form, image): n for n, cpu in enumerate(points)
-        }
+        jobs = {pool.submit(_point, source, cpu, options): n for n, cpu in enumerate(points)}
         try:
             for job in as_completed(jobs):
                 found[jobs[job]] = job.result()
@@ -418,6 +440,7 @@ __all__ = [
     "Source",
     "Sweep",
     "Translation",
+    "WalkPath",
     "cpus_named",
     "footprint",
     "format_size",

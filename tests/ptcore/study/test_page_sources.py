@@ -164,3 +164,36 @@ def test_an_empty_image_is_refused(tmp_path: Path) -> None:
 def test_an_image_takes_one_beginning() -> None:
     with pytest.raises(FormatError, match="either a root or registers"):
         Image("x", 0, "y").open(FMT)
+
+
+def test_a_table_in_parquet_is_the_same_as_in_text(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    text = tmp_path / "t.csv"
+    text.write_text("va,size,count\n0x1000,4K,3\n0x200000,2M,2\n")
+    columns = {"va": [0x200000, 0x1000], "size": ["2M", "4K"], "count": [2, 3]}
+    parquet.write_table(arrow.table(columns), tmp_path / "t.parquet")
+    columns["size"] = [1 << 21, 1 << 12]
+    parquet.write_table(arrow.table(columns), tmp_path / "bytes.parquet")
+    expected = [(r.start, r.end, r.size) for r in read_regions(text, FMT)]
+    for name in ("t.parquet", "bytes.parquet"):
+        found = read_regions(tmp_path / name, FMT)
+        assert [(r.start, r.end, r.size) for r in found] == expected
+
+
+def test_damaged_tables_in_parquet_are_refused_with_the_row(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    file = tmp_path / "t.parquet"
+    for columns, said in (
+        ({"va": [1]}, "va and size"),
+        ({"va": [0, None], "size": ["4K", "4K"]}, "row 2"),
+        ({"va": [0, 4096], "size": ["4K", "5Q"]}, "row 2"),
+        ({"va": [0, 4096], "size": ["8K", "8K"]}, "no 8K page"),
+    ):
+        parquet.write_table(arrow.table(columns), file)
+        with pytest.raises((TraceError, FormatError), match=said):
+            read_regions(file, FMT)
+    file.write_bytes(b"PAR1" + bytes(100))
+    with pytest.raises(TraceError, match=r"t\.parquet"):
+        read_regions(file, FMT)
