@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -143,9 +144,6 @@ def tlb_command(
     image: str | None,
     root: str | None,
     registers: str | None,
-    nested: str | None,
-    lines: str | None,
-    walkers: int,
     phases: int,
     swept: str | None,
     form: str,
@@ -153,12 +151,13 @@ def tlb_command(
     data_only: bool,
     skip_bad: bool,
     json_: bool,
+    **walk: Any,
 ) -> None:
     """Run the accesses of TRACE through the TLBs of CPUs; see docs/recording-accesses.md for traces."""
     source = Source(trace, trace_form, skip_bad, data_only)
     chosen = translation.cpus_named(cpus)
     guest = _image(image, root, registers)
-    path = WalkPath.parse(nested, lines, walkers)
+    path = WalkPath.parse(**walk)
     with progress_bar("ptcore tlb") as move:
         if swept:
             wanted = Sweep.parse(swept)
