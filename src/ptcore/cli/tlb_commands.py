@@ -158,35 +158,18 @@ def tlb_command(
     chosen = translation.cpus_named(cpus)
     guest = _image(image, root, registers)
     path = WalkPath.parse(**walk)
+    made: dict[str, Any] = {"pages": pages, "form": form, "image": guest, "path": path}
     with progress_bar("ptcore tlb") as move:
         if swept:
             wanted = Sweep.parse(swept)
-            results = translation.sweep(
-                source,
-                chosen,
-                wanted,
-                pages=pages,
-                form=form,
-                image=guest,
-                path=path,
-                progress=move,
-            )
+            results = translation.sweep(source, chosen, wanted, progress=move, **made)
         else:
-            results = translation.simulate(
-                source,
-                chosen,
-                pages=pages,
-                phases=phases,
-                form=form,
-                image=guest,
-                path=path,
-                progress=move,
-            )
+            results = translation.simulate(source, chosen, phases=phases, progress=move, **made)
     if json_:
         show.as_json({"trace": trace, "results": [found.to_dict() for found in results]})
         return
-    made = f"made with --pages {pages}" if guest is None else f"of {image}"
-    show_translations(f"{trace}: tables {made}", results)
+    said = f"made with --pages {pages}" if guest is None else f"of {image}"
+    show_translations(f"{trace}: tables {said}", results)
     show_walks(results)
     modelled = (
         "Modelled: the trace has no page tables; these map what it touches. "
