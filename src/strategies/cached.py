@@ -6,75 +6,105 @@ ready page tables. The policy here is ours: a window of slots whose tables are b
 is touched gets a slot (one entry written, no allocation); slots taken from pages are owed an
 invalidation, and all of them are cleaned by one, when no clean slot is left.
 
-Allocations of more pages than a part of the window go to the strategy behind, as do their accesses.
+It stands in front of any strategy: `page_table_cache+NAME`. Where NAME's pages have no address of their own
+(`unmapped_pool`, `ephemeral_map` ...), their memory is NAME's, and the cache is where small allocations are
+reached. Where they have one, small allocations go past NAME: they are frames alone, and never get an
+area. Allocations of more than a sixteenth of the window, and a device's, are NAME's in all.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ptcore.caches import PageTableCache
 from ptcore.errors import NotAllocated
 from ptcore.machine import Event, Handle, Machine, Request, Strategy
-from ptcore.strategies import Known
+from ptcore.strategies import Known, get
 from ptcore.strategies.layouts import CACHE_WINDOW, layout_of
-from ptcore.strategies.vmalloc import Vmalloc
 from ptcore.strategies.windows import build_tables
 from ptcore.units import Span
 
+FRONT = "page_table_cache"
 SLOTS = 1024
 LARGEST_SHARE = 16  # an allocation of more than SLOTS / LARGEST_SHARE pages goes past the cache
 
 
 class Cached:
-    """Small allocations are reached through the cache's window, large ones through `inner`."""
+    """Small allocations are reached through the cache's window, others through `inner`.
 
-    exposure_by_design: str | None = None
+    `memory_of_inner`: the memory of small ones is the inner strategy's too.
+    """
 
     def __init__(
-        self, machine: Machine, inner: Strategy, *, slots: int = SLOTS, policy: str = "lru"
+        self,
+        machine: Machine,
+        inner: Strategy,
+        *,
+        slots: int = SLOTS,
+        policy: str = "lru",
+        memory_of_inner: bool = False,
     ) -> None:
         self.machine = machine
         self.inner = inner
-        self.name = f"{inner.name}+page_table_cache"
+        self.name = f"{FRONT}+{inner.name}"
+        self.exposure_by_design = inner.exposure_by_design
         self.cache = PageTableCache(slots, policy)
         start = layout_of(machine).window(CACHE_WINDOW).start
         self._window = Span.of(start, slots * machine.page_bytes)
         self._largest = max(1, slots // LARGEST_SHARE)
-        self._live: dict[int, Handle] = {}
-        self._behind: dict[int, Handle] = {}
+        self._of_inner = memory_of_inner
+        # Number: the handle, the inner strategy's if it has one, and whether the cache reaches it.
+        self._live: dict[int, tuple[Handle, Handle | None, bool]] = {}
         self._next = 0
         build_tables(machine, self._window)
+
+    @property
+    def stranded_pages(self) -> int:
+        """Pages that the strategy behind keeps and that serve nobody."""
+        return int(getattr(self.inner, "stranded_pages", 0))
+
+    @property
+    def hit_rate(self) -> float:
+        """The share of page touches that found a ready mapping; 0 before the first."""
+        counts = self.cache.counts
+        return counts.hits / max(counts.hits + counts.misses, 1)
 
     def _slot_va(self, slot: int) -> int:
         return self._window.start + slot * self.machine.page_bytes
 
     def acquire(self, request: Request) -> Handle:
-        """Take frames only; they become reachable page by page, when they are touched."""
-        self._next += 1
-        if request.pages > self._largest:
+        """Take frames, or let the strategy behind do it; small ones become reachable when touched."""
+        small = request.pages <= self._largest and request.device is None
+        inner = None
+        if self._of_inner or not small:
             inner = self.inner.acquire(request)
-            handle = Handle(self._next, inner.pages, inner.pa, inner.span)
-            self._behind[handle.number] = inner
-            return handle
-        pa = self.machine.allocate_frames(request.pages, request.cpu)
-        handle = Handle(self._next, request.pages, pa, None, request.memory_type)
-        self._live[handle.number] = handle
-        self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
+            pa, span = inner.pa, None if small else inner.span
+        else:
+            pa, span = self.machine.allocate_frames(request.pages, request.cpu), None
+            self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
+        self._next += 1
+        handle = Handle(self._next, request.pages, pa, span, request.memory_type)
+        self._live[handle.number] = handle, inner, small
         return handle
+
+    def _known(self, handle: Handle) -> tuple[Handle, Handle | None, bool]:
+        if handle.number not in self._live:
+            raise NotAllocated(f"handle {handle.number} is not live")
+        return self._live[handle.number]
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Touch each page through its slot, mapping it first where it has none."""
-        inner = self._behind.get(handle.number)
-        if inner is not None:
+        _, inner, small = self._known(handle)
+        if not small:
+            assert inner is not None
             self.inner.access(inner, span, cpu, kind)
             return
-        if handle.number not in self._live:
-            raise NotAllocated(f"handle {handle.number} is not live")
+        self.machine.mmu(cpu)
         page = self.machine.page_bytes
         handle.check_offsets(span, page)
         for number in range(span.start // page, span.last // page + 1):
             slot = self._slot_of(handle.pa // page + number, cpu, handle.memory_type)
-            va = self._slot_va(slot)
-            self.machine.access(Span.of(va, page), cpu, kind)
+            self.machine.access(Span.of(self._slot_va(slot), page), cpu, kind)
 
     def _slot_of(self, page: int, cpu: int, memory_type: str | None) -> int:
         slot = self.cache.lookup(page)
@@ -101,16 +131,16 @@ class Cached:
     def release(self, handle: Handle, cpu: int) -> None:
         """Clear the slots of its pages; their invalidation is owed until a slot is wanted."""
         self.machine.mmu(cpu)
-        inner = self._behind.pop(handle.number, None)
+        _, inner, small = self._known(handle)
+        del self._live[handle.number]
+        size = self.machine.page_bytes
+        if small:
+            for page in range(handle.pa // size, handle.pa // size + handle.pages):
+                if page in self.cache:
+                    self.machine.unmap(self._slot_va(self.cache.drop(page)), size, cpu)
         if inner is not None:
             self.inner.release(inner, cpu)
             return
-        if self._live.pop(handle.number, None) is None:
-            raise NotAllocated(f"handle {handle.number} is not live")
-        size = self.machine.page_bytes
-        for page in range(handle.pa // size, handle.pa // size + handle.pages):
-            if page in self.cache:
-                self.machine.unmap(self._slot_va(self.cache.drop(page)), size, cpu)
         self.machine.free_frames(handle.pa, handle.pages, cpu)
         self.machine.note(Event.RELEASED, cpu, handle.pages)
 
@@ -119,16 +149,46 @@ class Cached:
         self.inner.idle()
 
 
-def vmalloc_lazy_cached(machine: Machine) -> Cached:
-    """Return the page-table cache in front of lazy vmalloc."""
-    return Cached(machine, Vmalloc(machine, lazy=True))
+def in_front_of(behind: Known) -> Known:
+    """Return the page-table cache in front of a strategy, as a strategy."""
+
+    def make(machine: Machine) -> Cached:
+        return Cached(machine, behind.make(machine), memory_of_inner=not behind.addresses)
+
+    return replace(
+        behind,
+        name=f"{FRONT}+{behind.name}",
+        sentence=f"Small allocations through a window of ready mappings, others by {behind.name}.",
+        provenance=f"ours, after a secondary article's proposal; behind it: {behind.provenance}",
+        make=make,
+        addresses=False,
+    )
+
+
+FRONTS = {FRONT: in_front_of}
+
+
+def _vmalloc(machine: Machine) -> Strategy:
+    return in_front_of(get("vmalloc_lazy")).make(machine)
+
+
+def _pool(machine: Machine) -> Strategy:
+    return in_front_of(get("unmapped_pool")).make(machine)
 
 
 STRATEGIES = (
     Known(
-        "vmalloc_lazy+page_table_cache",
+        "page_table_cache+vmalloc_lazy",
         "Small allocations through a window of ready mappings; large ones through lazy vmalloc.",
         "ours, after a secondary article's proposal",
-        vmalloc_lazy_cached,
+        _vmalloc,
+        addresses=False,
+    ),
+    Known(
+        "page_table_cache+unmapped_pool",
+        "Pages of the pool that are hot keep ready mappings; others go through the ephemeral map.",
+        "ours, after a secondary article's proposal, over a proposal's pool",
+        _pool,
+        addresses=False,
     ),
 )

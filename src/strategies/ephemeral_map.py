@@ -68,11 +68,13 @@ STRATEGIES = (
         "Pages without an address; a window per CPU, invalidated there alone when it is used up.",
         "a proposal's (mermap, 2026)",
         EphemeralMap,
+        addresses=False,
     ),
     Known(
         "ephemeral_map_eager",
         "The same, but every release invalidates before the frames go back.",
         "ours, over the proposal's mechanism",
         partial(EphemeralMap, eager=True),
+        addresses=False,
     ),
 )

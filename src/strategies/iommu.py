@@ -25,15 +25,20 @@ TIMEOUT_NS = TIMEOUT_MS * 1_000_000
 
 
 class Iommu:
-    """One domain and one device. `deferred`: releases wait in the queues."""
+    """One domain and one device. `deferred`: releases wait in the queues. `last_page`: the highest I/O page
+    (default: below 4 GiB)."""
 
     exposure_by_design: str | None = None
 
-    def __init__(self, machine: Machine, *, deferred: bool) -> None:
+    def __init__(self, machine: Machine, *, deferred: bool, last_page: int | None = None) -> None:
         self.machine = machine
         self.name = "iommu_deferred" if deferred else "iommu_strict"
         self.device = machine.attach()
-        self.space = IovaAllocator(machine.cpus)
+        self.space = (
+            IovaAllocator(machine.cpus)
+            if last_page is None
+            else IovaAllocator(machine.cpus, last_page=last_page)
+        )
         self.queues = FlushQueues(machine.cpus) if deferred else None
         self._armed = False
         self._live = Live()

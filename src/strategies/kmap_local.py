@@ -90,5 +90,6 @@ STRATEGIES = (
         "the kernel's, for memory without a direct map",
         KmapLocal,
         by_page=True,
+        addresses=False,
     ),
 )

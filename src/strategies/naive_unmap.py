@@ -83,5 +83,6 @@ STRATEGIES = (
         "the kernel's mechanism, used as the cautionary baseline",
         NaiveUnmap,
         by_page=True,
+        addresses=False,
     ),
 )

@@ -109,5 +109,6 @@ STRATEGIES = (
         "Blocks of 2 MiB out of the direct map at once; pages inside through the ephemeral map.",
         "a proposal's (__GFP_UNMAPPED, 2026)",
         UnmappedPool,
+        addresses=False,
     ),
 )

@@ -9,6 +9,13 @@ the frames go back.
 As in the kernel, the page tables of the vmalloc range are not freed when an area is, and an area ends
 with a guard page that is never mapped. A drain runs when it is due (the kernel's runs from a work
 queue, some hundred microseconds later: `ptcore validate vmalloc` models that delay).
+
+`vmalloc_huge` is the kernel's with VM_ALLOW_HUGE_VMAP (__vmalloc_node_range()): a request of PMD_SIZE
+and more is rounded up to it, aligned to it, and mapped with leaves of it; where frames, addresses or
+tables for that are not to be had, it falls back to pages. What rounding takes serves nobody.
+`vmalloc_prebuilt` is ours, after a secondary article's "pre-allocated shadow page tables": the tables of
+the first part of the range, which leftmost fit fills first, are built at boot, so that a mapping there
+allocates none.
 """
 
 from __future__ import annotations
@@ -19,65 +26,109 @@ from ptcore.allocators import AddressTree
 from ptcore.errors import MapError, NoAddressSpace
 from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.strategies import Known
-from ptcore.strategies.layouts import layout_of
+from ptcore.strategies.layouts import block_bytes, layout_of
 from ptcore.strategies.live import Live
 from ptcore.strategies.vmap_areas import VmapAreas, VmapOptions
+from ptcore.strategies.windows import build_tables
 from ptcore.units import Span
 
 GUARD_PAGES = 1  # Linux mm/vmalloc.c, __get_vm_area_node(): size += PAGE_SIZE unless VM_NO_GUARD
+PREBUILT = 256 << 20  # bytes: ours
 
 
 class Vmalloc:
-    """Areas in the vmalloc range. `lazy`: drains invalidate; else every release does."""
+    """Areas in the vmalloc range. `lazy`: drains invalidate; else every release does.
+
+    `huge`: large leaves for large requests. `prebuilt`: bytes from the start of the range whose tables are
+    built at boot. `span`: the range, by default the layout's.
+    """
 
     exposure_by_design: str | None = None
 
-    def __init__(self, machine: Machine, *, lazy: bool) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        *,
+        lazy: bool,
+        huge: bool = False,
+        prebuilt: int = 0,
+        span: Span | None = None,
+    ) -> None:
         self.machine = machine
         self.name = "vmalloc_lazy" if lazy else "vmalloc_eager"
+        self.name = "vmalloc_huge" if huge else "vmalloc_prebuilt" if prebuilt else self.name
         self._lazy = lazy
-        span = layout_of(machine).vmalloc
+        self._large = block_bytes(machine) if huge else 0
+        span = span or layout_of(machine).vmalloc
         self._tree = AddressTree(span.start, span.last)
+        if prebuilt:
+            build_tables(machine, Span.of(span.start, prebuilt))
         options = VmapOptions(cpus=machine.cpus, page_bytes=machine.page_bytes)
         self.areas = VmapAreas(self._tree, options)
         self._live = Live()
+        self._rounded: dict[int, int] = {}  # handle: pages, where they are more than its own
+        self.stranded_pages = 0
+        """Pages that rounding up to large leaves took and that serve nobody."""
 
     def acquire(self, request: Request) -> Handle:
         """Take frames and an area, and map the one at the other."""
+        large = self._large
+        if large and request.pages * self.machine.page_bytes >= large:
+            try:
+                return self._acquire(request, large)
+            except MapError:
+                self.machine.note(Event.FALLBACK, request.cpu)
+        return self._acquire(request, self.machine.page_bytes)
+
+    def _acquire(self, request: Request, leaf: int) -> Handle:
         page = self.machine.page_bytes
-        size = request.pages * page
-        pa = self.machine.allocate_frames(request.pages, request.cpu)
+        size = -(-request.pages * page // leaf) * leaf
+        pages = size // page
+        pa = self.machine.allocate_frames(pages, request.cpu, align=leaf)
         try:
-            start = self._area(request, size + GUARD_PAGES * page)
+            start = self._place(request, size, leaf)
         except NoAddressSpace:
-            self.machine.free_frames(pa, request.pages, request.cpu)
+            self.machine.free_frames(pa, pages, request.cpu)
             raise
         try:
             self.machine.map(
-                start, pa, size, request.cpu, page_size=page, memory_type=request.memory_type
+                start, pa, size, request.cpu, page_size=leaf, memory_type=request.memory_type
             )
         except MapError:
             # No frame for a table. As in the kernel, the area goes the way of a freed one.
-            if self.areas.free(start):
+            if self._forget(start, pages):
                 self._drain(request.cpu)
-            self.machine.free_frames(pa, request.pages, request.cpu)
+            self.machine.free_frames(pa, pages, request.cpu)
             raise
-        handle = self._live.add(request.pages, pa, Span.of(start, size))
+        handle = self._live.add(request.pages, pa, Span.of(start, request.pages * page))
+        if pages > request.pages:
+            self._rounded[handle.number] = pages
+            self.stranded_pages += pages - request.pages
         self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
 
-    def _area(self, request: Request, size: int) -> int:
-        pool = self.areas.pool(self.areas.node_of(request.cpu), size // self.machine.page_bytes)
+    def _place(self, request: Request, size: int, leaf: int) -> int:
+        """Return where `size` bytes go."""
+        guarded = size + GUARD_PAGES * self.machine.page_bytes
+        align = request.align if leaf == self.machine.page_bytes else max(leaf, request.align)
+        return self._area(request.cpu, guarded, align)
+
+    def _forget(self, start: int, pages: int) -> bool:
+        """Give addresses back, lazily; return whether a drain is due."""
+        return self.areas.free(start)
+
+    def _area(self, cpu: int, size: int, align: int) -> int:
+        pool = self.areas.pool(self.areas.node_of(cpu), size // self.machine.page_bytes)
         ready = len(pool)
         try:
-            start = self.areas.allocate(request.cpu, size, request.align)
+            start = self.areas.allocate(cpu, size, align)
         except NoAddressSpace:
             # The kernel purges everything, pools included, and tries once more.
-            self._drain(request.cpu, full=True)
-            start = self.areas.allocate(request.cpu, size, request.align)
+            self._drain(cpu, full=True)
+            start = self.areas.allocate(cpu, size, align)
             ready = 0
         event = Event.POOL_HIT if len(pool) < ready else Event.POOL_MISS
-        self.machine.note(event, request.cpu)
+        self.machine.note(event, cpu)
         return start
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
@@ -93,22 +144,29 @@ class Vmalloc:
         self.machine.mmu(cpu)
         self._live.end(handle)
         assert handle.span is not None
-        self.machine.unmap(handle.span.start, handle.span.size, cpu)
-        due = self.areas.free(handle.span.start)
+        pages = handle.pages
+        if handle.number in self._rounded:
+            pages = self._rounded.pop(handle.number)
+            self.stranded_pages -= pages - handle.pages
+        self.machine.unmap(handle.span.start, pages * self.machine.page_bytes, cpu)
+        due = self._forget(handle.span.start, pages)
         if not self._lazy:
             self._drain(cpu)
-        self.machine.free_frames(handle.pa, handle.pages, cpu)
+        self.machine.free_frames(handle.pa, pages, cpu)
         self.machine.note(Event.RELEASED, cpu, handle.pages)
         if self._lazy and due:
             self._drain(cpu)
 
-    def _drain(self, cpu: int, *, full: bool = False) -> None:
+    def _drain(self, cpu: int, *, full: bool = False, also: Span | None = None) -> None:
+        """Invalidate once for all that is lazy (and `also`), and let it be used again."""
         drained = self.areas.begin_drain(full)
+        spans = [also] if also is not None else []
         if drained.first is not None and drained.last is not None:
-            self.machine.invalidate(Span(drained.first, drained.last), cpu)
-            self.machine.note(
-                Event.DRAINED, cpu, drained.areas, first=drained.first, last=drained.last
-            )
+            spans.append(Span(drained.first, drained.last))
+        if spans:
+            whole = Span(min(s.start for s in spans), max(s.last for s in spans))
+            self.machine.invalidate(whole, cpu)
+            self.machine.note(Event.DRAINED, cpu, drained.areas, first=whole.start, last=whole.last)
         self.areas.finish_drain()
 
     def idle(self) -> None:
@@ -127,5 +185,17 @@ STRATEGIES = (
         "The same, but freed areas wait for a drain with one ranged invalidation.",
         "the kernel's",
         partial(Vmalloc, lazy=True),
+    ),
+    Known(
+        "vmalloc_huge",
+        "vmalloc_lazy with leaves of 2 MiB for requests of 2 MiB and more, else pages.",
+        "the kernel's (VM_ALLOW_HUGE_VMAP)",
+        partial(Vmalloc, lazy=True, huge=True),
+    ),
+    Known(
+        "vmalloc_prebuilt",
+        "vmalloc_lazy with the tables of the first 256 MiB of its range built at boot.",
+        "ours, after a secondary article's proposal",
+        partial(Vmalloc, lazy=True, prebuilt=PREBUILT),
     ),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from ptcore import formats, strategies
@@ -19,8 +21,10 @@ from ptcore.strategies.direct_map import DirectMap, split
 from ptcore.strategies.hybrid import Hybrid
 from ptcore.strategies.iommu import TIMEOUT_NS, Iommu
 from ptcore.strategies.kmap_local import SLOTS, KmapLocal
+from ptcore.strategies.layouts import layout_of
 from ptcore.strategies.sparse_direct_map import Segment, SparseDirectMap
 from ptcore.strategies.unmapped_pool import UnmappedPool
+from ptcore.strategies.vmalloc import Vmalloc
 from ptcore.strategies.windows import EphemeralWindow
 from ptcore.units import Span
 
@@ -305,3 +309,94 @@ def test_where_leaves_cannot_be_split_pools_begin_with_pages() -> None:
         # is written anew, and one of them cleared.
         assert totals[Event.ENTRIES_WRITTEN][1] == {0: 512, 2: 17}[level]
     assert sizes[0] > sizes[2] + 400 * PAGE
+
+
+def test_large_requests_of_vmalloc_get_large_leaves_and_fall_back_to_pages() -> None:
+    machine = Machine(2, ram="64M")
+    strategy = strategies.get("vmalloc_huge").make(machine)
+    boot = len(machine.ledger)
+    small, exact, odd = (strategy.acquire(Request(0, n)) for n in (511, 512, 700))
+    assert leaves(machine, small.span.start, 511) == [PAGE] * 511
+    assert leaves(machine, exact.span.start, 1) == [2 << 20]
+    assert odd.span.size == 700 * PAGE
+    assert strategy.stranded_pages == 1024 - 700
+    assert machine.ledger.totals(boot)[Event.FALLBACK][0] == 0
+    strategy.release(odd, 1)
+    assert strategy.stranded_pages == 0
+    # The first page of every 2M that is left is somebody's: there are no frames in a row at all.
+    with contextlib.suppress(NoFrame):
+        while True:
+            machine.allocate_frames(1, 0, align=2 << 20)
+    free = machine.free_frame_bytes
+    assert free > 2 << 20
+    with pytest.raises(NoFrame):
+        strategy.acquire(Request(0, 512))
+    assert machine.free_frame_bytes == free
+    assert machine.ledger.totals(boot)[Event.FALLBACK][0] == 1
+
+
+def test_without_addresses_for_large_leaves_vmalloc_falls_back_to_pages() -> None:
+    machine = Machine(2, ram="64M")
+    room = Span.of(layout_of(machine).vmalloc.start, 3 << 20)
+    strategy = Vmalloc(machine, lazy=True, huge=True, span=room)
+    handle = strategy.acquire(Request(0, 512))
+    assert leaves(machine, handle.span.start, 512) == [PAGE] * 512
+    assert count(machine, Event.FALLBACK) == 1
+    assert strategy.stranded_pages == 0
+
+
+def test_tables_built_beforehand_are_all_that_mappings_there_need() -> None:
+    taken = {}
+    for name in ("vmalloc_lazy", "vmalloc_prebuilt"):
+        machine = Machine(2, ram="2G")
+        strategy = strategies.get(name).make(machine)
+        boot = len(machine.ledger)
+        for _ in range(100):
+            strategy.acquire(Request(0, 600))
+        taken[name] = machine.ledger.totals(boot)[Event.TABLES_ALLOCATED][1]
+    assert taken["vmalloc_prebuilt"] == 0
+    assert taken["vmalloc_lazy"] >= 100 * 600 * 8
+
+
+@pytest.mark.parametrize("name", ["unmapped_pool", "direct_map", "iommu_strict", "hybrid"])
+def test_the_cache_stands_in_front_of_any_strategy(name: str) -> None:
+    machine = Machine(2, ram="1G")
+    strategy = strategies.find(f"page_table_cache+{name}").make(machine)
+    assert strategy.name == f"page_table_cache+{name}"
+    boot = len(machine.ledger)
+    hot, large = strategy.acquire(Request(0, 8)), strategy.acquire(Request(0, 65))
+    device = strategy.acquire(Request(0, 4, device="nic"))
+    for _ in range(10):
+        strategy.access(hot, Span.of(0, 8 * PAGE), 1, "r")
+    strategy.access(large, Span.of(0, PAGE), 0, "r")
+    strategy.access(device, Span.of(0, PAGE), 0, "r")
+    assert strategy.hit_rate == 72 / 80
+    assert count(machine, Event.INVALIDATED, boot) <= 4  # one or two refills of the pool, no slots
+    owed = strategy.cache.owed
+    strategy.release(hot, 0)
+    assert strategy.cache.owed == owed + 8, "invalidations are put off"
+    for handle in (large, device):
+        strategy.release(handle, 0)
+
+
+def test_slots_that_are_owed_are_cleaned_by_one_invalidation_when_none_is_clean() -> None:
+    machine = Machine(2, ram="1G")
+    strategy = strategies.get("page_table_cache+unmapped_pool").make(machine)
+    handles = [strategy.acquire(Request(0, 64)) for _ in range(17)]
+    boot = len(machine.ledger)
+    for handle in handles[:16]:
+        strategy.access(handle, Span.of(0, 64 * PAGE), 0, "r")
+    assert count(machine, Event.INVALIDATED, boot) == 0
+    strategy.access(handles[16], Span.of(0, 64 * PAGE), 0, "r")
+    # 1024 slots are full: a quarter is evicted, and one invalidation makes all of it clean.
+    assert count(machine, Event.INVALIDATED, boot) == 1
+    assert strategy.cache.counts.evictions == 256
+    assert strategy.cache.clean == 256 - 64
+
+
+def test_a_cache_in_front_of_ones_own_strategy_and_of_nothing_known() -> None:
+    machine = Machine(1, ram="1G")
+    found = strategies.find("page_table_cache+ptcore.strategies.direct_map:DirectMap")
+    assert found.make(machine).name == "page_table_cache+direct_map"
+    with pytest.raises(UnknownStrategy, match="nearest"):
+        strategies.find("page_table_cache+nothing")

@@ -19,7 +19,7 @@ OWN_MAPPINGS = (
     "unmapped_pool",
     "vmalloc_eager",
     "vmalloc_lazy",
-    "vmalloc_lazy+page_table_cache",
+    "page_table_cache+vmalloc_lazy",
 )
 
 

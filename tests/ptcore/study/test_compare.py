@@ -57,7 +57,7 @@ def test_each_strategy_is_counted_apart_and_what_was_built_at_boot_is_not() -> N
     assert lazy.local_invalidations == lazy.cpus_interrupted == 0
     assert (lazy.exposure.windows, lazy.exposure.pages, lazy.exposure.still_open) == (1, 3, 1)
     assert lazy.tlb_misses == 6
-    cached = found["vmalloc_lazy+page_table_cache"]
+    cached = found["page_table_cache+vmalloc_lazy"]
     assert (cached.cache_misses, cached.cache_hits) == (6, 6)
 
 
