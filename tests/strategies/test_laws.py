@@ -425,7 +425,8 @@ def test_running_out_of_addresses_is_said_and_leaks_nothing(maker: type[Vmalloc]
         strategy.release(handle, 1)
     assert platform.free_frame_bytes == free
     drains = platform.ledger.totals()[Event.DRAINED][0]
-    strategy.acquire(Request(0, 3000))  # what is lazy or fragmented is drained before an error is raised
+    # What is lazy or fragmented is drained before an error is raised.
+    strategy.acquire(Request(0, 3000))
     assert platform.ledger.totals()[Event.DRAINED][0] == drains + 1
 
 
