@@ -3,11 +3,10 @@
 import operator
 
 from libc.stdint cimport uint8_t, uint64_t
-from libc.string cimport memset
 
 import numpy as np
 
-from ptcore.memory.physical cimport FrameAllocator, PhysicalMemory, pt_holds, pt_memory
+from ptcore.memory.physical cimport FrameAllocator, PhysicalMemory, pt_holds
 from ptcore.table cimport scan
 from ptcore.table.abi cimport (
     PT_ALL_ONES,
@@ -88,8 +87,8 @@ cdef str READ = "r"
 cdef dict KIND_OF = {}  # access letters -> bits, filled as they are met
 cdef tuple KINDS = paths.KIND_NAMES
 cdef object SMALLEST_FRAME_LG2 = 12
-cdef pt_memory no_memory
-memset(&no_memory, 0, sizeof(pt_memory))
+cdef PhysicalMemory nowhere = PhysicalMemory.__new__(PhysicalMemory)
+nowhere.writable = False
 
 
 cdef uint64_t as_address(value) except? 0xFFFF_FFFF_FFFF_FFFF:
@@ -106,7 +105,8 @@ cdef class PageTable:
     def __cinit__(self):
         # The general engine over an empty memory: a table that __init__ never saw reads nothing.
         self.space.format = &self.own_format
-        self.space.memory = &no_memory
+        self.memory = nowhere
+        self.space.memory = &nowhere.c
         self.engine = pt_engine_for(&self.own_format)
 
     def __init__(

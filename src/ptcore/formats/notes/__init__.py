@@ -1,8 +1,9 @@
 """What the notes of a core file say of a CPU: where its registers lie, one file per architecture.
 
-Each file has `MACHINES`, the machine numbers of its architectures (of ELF, with the bits of the file's
-class, and of Windows), `THREAD`, the layout of NT_PRSTATUS, and optionally `STATE`, notes with the registers
-of the MMU. The files are found, not registered.
+Each file has `MACHINES`, its architectures by the machine number of ELF and the bits of the file's class;
+`UNAMES`, those numbers by what `uname -m` prints; `THREAD`, the layout of NT_PRSTATUS; and optionally
+`STATE`, notes with the registers of the MMU, `WINDOWS`, how a crash dump of Windows speaks of it, and
+`CONTROLS`, what control registers alone come to. The files are found, not registered.
 """
 
 from __future__ import annotations
@@ -62,37 +63,63 @@ class Architecture:
     states: tuple[State, ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """What a crash dump of Windows says: the architecture of its machine number, where the registers lie in
+    its CONTEXT, and what its DirectoryTableBase comes to."""
+
+    name: str
+    context: Block | None = None
+    settle: Callable[[int], Registers] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rooms:
+    elf: Mapping[tuple[int, int], Architecture]
+    windows: Mapping[int, Windows]
+    unames: Mapping[str, int]
+    controls: tuple[Callable[[Registers], tuple[str, Registers]], ...]
+
+
 UNKNOWN = Architecture()
 
 
 @cache
-def _rooms() -> tuple[
-    Mapping[tuple[int, int], Architecture],
-    Mapping[int, str],
-    Mapping[str, Callable[[int], Registers]],
-]:
+def _rooms() -> _Rooms:
     elf: dict[tuple[int, int], Architecture] = {}
-    windows: dict[int, str] = {}
-    roots: dict[str, Callable[[int], Registers]] = {}
+    windows: dict[int, Windows] = {}
+    unames: dict[str, int] = {}
+    controls: list[Callable[[Registers], tuple[str, Registers]]] = []
     for module in pkgutil.iter_modules(__path__):
         room = importlib.import_module(f"{__name__}.{module.name}")
         for key, name in room.MACHINES.items():
             elf[key] = Architecture(name, room.THREAD.get(name), getattr(room, "STATE", ()))
-        windows |= getattr(room, "WINDOWS_MACHINES", {})
-        roots |= getattr(room, "WINDOWS_ROOTS", {})
-    return elf, windows, roots
+        windows |= getattr(room, "WINDOWS", {})
+        unames |= room.UNAMES
+        controls += getattr(room, "CONTROLS", ())
+    return _Rooms(elf, windows, unames, tuple(controls))
 
 
 def of_elf(machine: int, bits: int) -> Architecture:
     """Return what is known of e_machine in a file of class `bits` (32 or 64); UNKNOWN if nothing is."""
-    return _rooms()[0].get((machine, bits), UNKNOWN)
+    return _rooms().elf.get((machine, bits), UNKNOWN)
 
 
-def of_windows(machine: int, root: int) -> tuple[str, Registers]:
-    """Return (architecture, registers) of a crash dump: its MachineImageType and DirectoryTableBase.
+def of_uname(machine: str, bits: int) -> Architecture:
+    """Return what is known of `uname -m` on a system whose long has `bits` bits; UNKNOWN if nothing is."""
+    return of_elf(_rooms().unames.get(machine, 0), bits)
 
-    ("", {}) for a machine that is not known.
-    """
-    _, names, roots = _rooms()
-    name = names.get(machine, "")
-    return name, roots[name](root) if name in roots else {}
+
+def of_windows(machine: int) -> Windows:
+    """Return what is known of the MachineImageType of a crash dump; one without a name if nothing is."""
+    return _rooms().windows.get(machine, Windows(""))
+
+
+def of_controls(registers: Registers) -> tuple[str, Registers, Registers]:
+    """Return (architecture, registers that say how addresses are translated, the others) of control registers
+    whose architecture is known by their names alone; ("", {}, all) if none knows them."""
+    for settle in _rooms().controls:
+        name, settled = settle(registers)
+        if name:
+            return name, settled, {k: v for k, v in registers.items() if k not in settled}
+    return "", {}, registers

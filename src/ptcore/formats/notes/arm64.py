@@ -8,8 +8,9 @@ Microsoft, "PE Format", "Machine Types" (IMAGE_FILE_MACHINE_ARM64).
 
 from __future__ import annotations
 
-from ptcore.formats.notes import Block
+from ptcore.formats.notes import Block, Windows
 
 MACHINES = {(183, 64): "aarch64"}
-WINDOWS_MACHINES = {0xAA64: "aarch64"}
+UNAMES = {"aarch64": 183}
+WINDOWS = {0xAA64: Windows("aarch64")}
 THREAD = {"aarch64": Block(112, 8, (*(f"x{n}" for n in range(31)), "sp", "pc", "pstate"))}

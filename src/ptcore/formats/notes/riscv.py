@@ -10,6 +10,7 @@ from __future__ import annotations
 from ptcore.formats.notes import Block
 
 MACHINES = {(243, 64): "riscv64", (243, 32): "riscv32"}
+UNAMES = {"riscv64": 243, "riscv32": 243}
 _NAMES = "pc ra sp gp tp t0 t1 t2 s0 s1 a0 a1 a2 a3 a4 a5 a6 a7 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11 t3 t4 t5 t6"
 THREAD = {
     "riscv64": Block(112, 8, tuple(_NAMES.split())),

@@ -4,15 +4,16 @@ System V ABI, AMD64 supplement, "Machine" (EM_X86_64 = 62) and Intel386 suppleme
 arch/x86/include/asm/elf.h and user_64.h, user_32.h (`struct user_regs_struct`, the order of the registers),
 include/linux/elfcore.h (`struct elf_prstatus`: they begin at 112, of 32-bit at 72). QEMU
 target/i386/arch_dump.c (`QEMUCPUState`, version 1, note "QEMU" of type 0). Microsoft, "PE Format", "Machine
-Types" (IMAGE_FILE_MACHINE_AMD64).
+Types" (IMAGE_FILE_MACHINE_AMD64), and winnt.h, `struct _CONTEXT` of x64.
 """
 
 from __future__ import annotations
 
-from ptcore.formats.notes import Block, Registers, State
+from ptcore.formats.notes import Block, Registers, State, Windows
 
-MACHINES = {(62, 64): "x86_64", (3, 32): "x86", (3, 64): "x86"}
-WINDOWS_MACHINES = {0x8664: "x86_64"}
+# QEMU names a machine after its own build, even while the CPU is in a 32-bit mode.
+MACHINES = {(62, 64): "x86_64", (62, 32): "x86", (3, 32): "x86", (3, 64): "x86"}
+UNAMES = {"x86_64": 62, "i686": 3, "i586": 3, "i386": 3}
 
 _LONG = "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs rflags rsp ss fs_base"
 _LONG += " gs_base ds es fs gs"
@@ -28,6 +29,7 @@ _SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "ldt", "tr", "gdt", "idt")
 _SEGMENT_BYTES = 24
 _FIRST_SEGMENT = 8 + 8 * len(_GENERAL.split())
 _CONTROL = _FIRST_SEGMENT + _SEGMENT_BYTES * len(_SEGMENTS)
+LONG_MODE = "x86_64"
 CR0_PG, CR4_PAE = 1 << 31, 1 << 5
 EFER_LME, EFER_LMA, EFER_NXE = 1 << 8, 1 << 10, 1 << 11
 
@@ -40,11 +42,10 @@ def _with_efer(architecture: str, registers: Registers) -> Registers:
     """
     found = {name: registers[name] for name in ("cr0", "cr3", "cr4") if name in registers}
     paged = found.get("cr0", 0) & CR0_PG and found.get("cr4", 0) & CR4_PAE
-    long_mode = architecture == THREAD_OF_LONG_MODE and bool(paged)
+    long_mode = architecture == LONG_MODE and bool(paged)
     return found | {"efer": EFER_LME | EFER_LMA | EFER_NXE if long_mode else 0}
 
 
-THREAD_OF_LONG_MODE = "x86_64"
 STATE = (
     State(
         "QEMU",
@@ -76,4 +77,16 @@ def _crashed(root: int) -> Registers:
     }
 
 
-WINDOWS_ROOTS = {"x86_64": _crashed}
+_CONTEXT = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15 rip"
+WINDOWS = {0x8664: Windows("x86_64", Block(0x78, 8, tuple(_CONTEXT.split())), _crashed)}
+
+
+def _controlled(registers: Registers) -> tuple[str, Registers]:
+    """Return what CR0, CR3 and CR4 come to. With PAE, long mode is assumed: only EFER would tell."""
+    if not {"cr0", "cr3", "cr4"} <= registers.keys():
+        return "", {}
+    name = LONG_MODE if registers["cr4"] & CR4_PAE else "x86"
+    return name, _with_efer(name, registers)
+
+
+CONTROLS = (_controlled,)

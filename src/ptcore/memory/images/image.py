@@ -11,6 +11,7 @@ from typing import Self
 from ptcore.errors import ImageError, OutOfRange
 from ptcore.memory.images.mapped_file import MappedFile
 from ptcore.memory.physical import PhysicalMemory
+from ptcore.memory.reader import PageReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,17 @@ def mapped_image(file: MappedFile, extents: Iterable[Extent]) -> Image:
             ],
             writable=False,
         )
+    except OutOfRange as error:
+        raise ImageError(f"{file.path}: {error}") from None
+
+
+def lazy_image(file: MappedFile, reader: PageReader) -> Image:
+    """Return the image whose pages `reader` gets out of the file when they are wanted.
+
+    Raises ImageError if its spans overlap, go beyond 56 address bits, or if there is none.
+    """
+    try:
+        return Image.from_reader(reader)
     except OutOfRange as error:
         raise ImageError(f"{file.path}: {error}") from None
 
