@@ -34,7 +34,7 @@ class FlattenedFile(MappedFile):
         if (kind, version) != (1, 1):
             rule = f"type {kind}, version {version} is not type 1, version 1"
             raise self._flat.wrong(len(MAGIC), "type, version", rule)
-        found = []
+        found: list[Extent] = []
         at = HEADER_BYTES
         while True:
             offset, size = self._flat.values(RECORD, at, "record header")

@@ -207,7 +207,7 @@ class CompressedPages:
                 self._ranks.ones * _PAGE.itemsize,
                 f"descriptors of {self._ranks.ones} pages",
             ),
-            dtype=_PAGE.newbyteorder(headers.order),
+            dtype=_PAGE.newbyteorder(headers.byteorder),
         )
         self._check()
 

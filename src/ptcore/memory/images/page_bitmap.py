@@ -52,10 +52,9 @@ class Ranks:
         """Whether each bit is one; bits beyond the bitmap are not."""
         at = bits >> np.uint64(3)
         inside = at < len(self._bytes)
-        found = self._bytes[np.where(inside, at, np.uint64(0))] >> (bits & np.uint64(7)).astype(
-            np.uint8
-        )
-        return inside & (found & 1).astype(bool)
+        words = self._bytes[np.where(inside, at, np.uint64(0))]
+        found: npt.NDArray[np.bool_] = words >> (bits & np.uint64(7)).astype(np.uint8) & 1 != 0
+        return inside & found
 
     def before(self, bit: int) -> int:
         """Return how many ones come before `bit`, which is inside the bitmap."""
