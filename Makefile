@@ -6,7 +6,7 @@ SOURCES := pyproject.toml setup.py $(shell find src -name '*.py' -o -name '*.pyx
 TRACE ?=
 GUESTS ?=
 
-.PHONY: run test lint bench guests clean
+.PHONY: run test test-live lint bench guests clean
 
 run: $(VENV)/.ready-run
 	@$(BIN)/ptcore compare $(TRACE)
@@ -17,6 +17,12 @@ run: $(VENV)/.ready-run
 
 test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest
+
+# The tests of live machines, with QEMU, gdb and a real kernel fetched: wants Debian, root and a network.
+test-live: $(VENV)/.ready-test
+	@sh tools/live-system.sh
+	$(BIN)/python tests/guests/make.py --fetch x86_64-4level
+	$(BIN)/python -m pytest tests/ptcore/live tests/ptcore/interop
 
 lint: $(VENV)/.ready-lint
 	$(BIN)/ruff check .

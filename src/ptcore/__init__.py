@@ -47,6 +47,7 @@ __all__ = [
     "errors",
     "formats",
     "guest_memory",
+    "live",
     "open_image",
     "strategies",
     "study",

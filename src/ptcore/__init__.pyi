@@ -1,6 +1,6 @@
 """ptcore: page tables that you can compute with. Where each name of the front door comes from."""
 
-from ptcore import errors, formats, strategies, study, units, workloads
+from ptcore import errors, formats, live, strategies, study, units, workloads
 from ptcore.allocators import AddressTree
 from ptcore.caches import Mmu, PageTableCache, Tlb, TlbArray, TlbLevel, WalkCache
 from ptcore.errors import PtcoreError, Status
@@ -40,6 +40,7 @@ __all__ = [
     "errors",
     "formats",
     "guest_memory",
+    "live",
     "open_image",
     "strategies",
     "study",

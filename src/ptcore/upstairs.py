@@ -7,6 +7,7 @@ import importlib
 _ROOMS = {
     "ptcore.allocators": ("AddressTree",),
     "ptcore.caches": ("Mmu", "PageTableCache", "Tlb", "TlbArray", "TlbLevel", "WalkCache"),
+    "ptcore.live": (),
     "ptcore.machine": ("Event", "Handle", "Ledger", "Machine", "Request", "Strategy"),
     "ptcore.strategies": (),
     "ptcore.study": (),

@@ -121,7 +121,7 @@ def test_reading_tables_imports_nothing_from_above_their_floor() -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(ended.stdout.split())
     assert "ptcore.table.page_table" in loaded
-    above = ("allocators", "caches", "machine", "workloads", "strategies", "study", "cli")
+    above = ("allocators", "caches", "live", "machine", "workloads", "strategies", "study", "cli")
     assert [name for name in above if f"ptcore.{name}" in loaded] == []
     with pytest.raises(AttributeError, match="no attribute 'nothing_of_this_name'"):
         _ = ptcore.nothing_of_this_name

@@ -58,7 +58,14 @@ class Packages:
         return done.stdout
 
     def kernel(self, metapackage: str, architecture: str) -> str:
-        """Return the name of the kernel package that a metapackage stands for."""
+        """Return the name of the kernel package that a metapackage stands for.
+
+        One that was unpacked before is taken without asking.
+        """
+        flavour = metapackage.removeprefix("linux-image")
+        known = sorted((self.folder / "unpacked").glob(f"linux-image-*{flavour}_{architecture}"))
+        if known:
+            return known[-1].name.rpartition("_")[0]
         shown = self._apt("apt-cache", "depends", f"{metapackage}:{architecture}")
         found = re.search(r"Depends: (linux-image-[^\s:]+)", shown)
         assert found, shown

@@ -1,10 +1,10 @@
 """Boot real Linux kernels under QEMU's emulation and keep their page tables: `make guests`.
 
-    python tests/guests/make.py [NAME ...]
+    python tests/guests/make.py [--fetch] [NAME ...]
 
 Downloads Debian's kernels and a few programs (some 300 MB, into build/guests), boots each guest, stops
 it when two processes have mapped memory in known ways, asks QEMU and keeps what it says together with
-the frames of the tables: tests/golden/guests/NAME.npz.xz.
+the frames of the tables: tests/golden/guests/NAME.npz.xz. `--fetch` downloads, and no more.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 
 from guests import initramfs, naive, snapshots  # noqa: E402
 from guests.debian import Packages  # noqa: E402
-from guests.qemu import Machine  # noqa: E402
+from guests.emulator import Machine  # noqa: E402
 from ptcore.live.gdbstub import GdbStub  # noqa: E402
 
 MIB = 1 << 20
@@ -123,6 +123,13 @@ def command(recipe: Recipe, packages: Packages, folder: Path) -> list[str]:
         *(f"qemu-system-{recipe.system}", *recipe.machine, "-cpu", recipe.cpu, "-smp", str(CPUS)),
         *("-kernel", str(image), "-initrd", str(first), "-append", recipe.arguments),
     ]
+
+
+def fetch(name: str, packages: Packages) -> None:
+    """Download what a guest is booted from."""
+    with tempfile.TemporaryDirectory() as folder:
+        command(RECIPES[name], packages, Path(folder))
+    print(f"{name}: {', '.join(f'{n} {v}' for n, v in packages.versions.items())}")
 
 
 def registers_of(system: str, found: dict[str, int]) -> tuple[dict[str, int], bool]:
@@ -338,5 +345,9 @@ def make(name: str, packages: Packages) -> None:
 
 if __name__ == "__main__":
     packages = Packages(ROOT / "build/guests")
-    for name in sys.argv[1:] or RECIPES:
-        make(name, packages)
+    names = [word for word in sys.argv[1:] if word != "--fetch"] or list(RECIPES)
+    for name in names:
+        if "--fetch" in sys.argv:
+            fetch(name, packages)
+        else:
+            make(name, packages)

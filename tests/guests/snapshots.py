@@ -52,6 +52,12 @@ class Area:
     size: int
 
 
+def areas_in(lines: list[str]) -> list[Area]:
+    """Return the areas of memory that a guest printed."""
+    found = [re.fullmatch(r"AREA (\d+) (\S+) (\w+) (\w+)\s*", line) for line in lines]
+    return [Area(int(a[1]), a[2], int(a[3], 16), int(a[4], 16)) for a in found if a]
+
+
 @dataclass(frozen=True, repr=False)
 class Guest:
     """One snapshot. `about` says what made it; `arrays` holds what was read and what was answered."""
@@ -115,8 +121,7 @@ class Guest:
 
     def areas(self) -> list[Area]:
         """Return the memory that was mapped in known ways."""
-        found = [re.fullmatch(r"AREA (\d+) (\S+) (\w+) (\w+)", line) for line in self.console()]
-        return [Area(int(a[1]), a[2], int(a[3], 16), int(a[4], 16)) for a in found if a]
+        return areas_in(self.console())
 
     def pagemap(self, process: int) -> Array:
         """Return what the kernel said of a process's pages: rows of (va, entry), holes left out."""

@@ -67,7 +67,8 @@ class GdbStub:
     """A connection to a gdbstub.
 
     Connecting stops the machine (QEMU does so for every debugger), and closing leaves it stopped;
-    `resume` detaches and lets it run. `round_trips` counts the times that an answer was waited for.
+    `resume` detaches and lets it run. While it runs nothing can be asked: `interrupt` it first.
+    `round_trips` counts the times that an answer was waited for.
     """
 
     def __init__(self, place: Place, *, timeout: float = 10.0) -> None:
@@ -130,6 +131,12 @@ class GdbStub:
             raise ImageError(f"{self._name}: the gdbstub is gone ({error})") from None
 
     def _receive(self) -> bytes:
+        """Return the answer that comes next. That the machine stopped meanwhile is no answer."""
+        while (payload := self._packet()).startswith((b"T", b"S")):
+            pass
+        return payload
+
+    def _packet(self) -> bytes:
         while True:
             start = self._pending.find(b"$")
             end = self._pending.find(b"#", start + 1) if start >= 0 else -1
@@ -237,6 +244,14 @@ class GdbStub:
                     f"{self._name}: the gdbstub cannot read physical memory (it is not QEMU's)"
                 )
             self._physical = True
+
+    # -- running -----------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """Stop a machine that runs. QEMU listens to nothing else while it does ("Interrupts")."""
+        self._send(INTERRUPT)
+        while not self._packet().startswith((b"T", b"S")):
+            pass
 
     # -- the end -----------------------------------------------------------------------------
 

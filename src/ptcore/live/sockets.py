@@ -38,7 +38,7 @@ def connect(place: Place, timeout: float) -> socket.socket:
     made.settimeout(timeout)
     try:
         made.connect(address)
-    except OSError:
+    except OSError as error:
         made.close()
-        raise
+        raise type(error)(error.errno, error.strerror, address) from None
     return made

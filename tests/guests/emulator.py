@@ -25,6 +25,7 @@ class Machine:
         self.file = folder / "memory"
         self.console = folder / "console"
         self.gdb = folder / "gdb"
+        self.live = folder / "live"
         monitor = folder / "qmp"
         backend = f"memory-backend-file,id=ram,size={self.size},mem-path={self.file},share=on"
         arguments = [
@@ -33,6 +34,7 @@ class Machine:
             *("-accel", "tcg", "-display", "none", "-nodefaults", "-no-reboot"),
             *("-serial", f"file:{self.console}"),
             *("-qmp", f"unix:{monitor},server=on,wait=off"),
+            *("-qmp", f"unix:{self.live},server=on,wait=off"),
             *("-gdb", f"unix:{self.gdb},server=on,wait=off"),
         ]
         self.process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)
