@@ -17,7 +17,8 @@ PKRU, IA32_PKRS, CR4.PSE.
 Whose idea of "present": `presence="hardware"` is the CPU's. "linux" also reads PROT_NONE and NUMA-hinting
 leaves (P = 0, bit 8 = 1), whose address is stored inverted (Linux arch/x86/include/asm/pgtable-invert.h and
 pgtable_types.h, _PAGE_BIT_PROTNONE). "windows" also reads items in transition (P = 0, bit 11 = 1, bit 10 = 0:
-_MMPTE_TRANSITION in the public symbols of the Windows kernel).
+_MMPTE_TRANSITION in the public symbols of the Windows kernel). "linux_tables" is "linux" for a reader who
+takes bit 8 for presence in tables too, their address not inverted, as volatility3 does and Linux does not.
 """
 
 from __future__ import annotations
@@ -161,27 +162,36 @@ _TRANSITION = (
     Bits(11, 11, "Transition", Role.KIND, value=1),
     Bits(10, 10, "Prototype", Role.KIND, value=0),
 )
-PRESENCE = ("hardware", "linux", "windows")
+# By policy: the marks that tell a page, or a table, whose P = 0 from an empty item.
+_ABSENT_LEAVES = {"linux": _PROT_NONE, "linux_tables": _PROT_NONE, "windows": _TRANSITION}
+_ABSENT_TABLES = {"linux_tables": _PROT_NONE, "windows": _TRANSITION}
+PRESENCE = ("hardware", *_ABSENT_LEAVES)
 # The items that are empty: P = 0, and no mark that the policy takes for a page.
-_EMPTY = {"hardware": Match(1, 0), "linux": Match(1 << 8 | 1, 0), "windows": Match(1 << 11 | 1, 0)}
+_EMPTY = {
+    "hardware": Match(1, 0),
+    "linux": Match(1 << 8 | 1, 0),
+    "linux_tables": Match(1 << 8 | 1, 0),
+    "windows": Match(1 << 11 | 1, 0),
+}
 
 
 def _level(
     name: str, shift: int, bits: int, table: Word | None, leaf: Word | None, presence: str
 ) -> Level:
-    absent = {"linux": _PROT_NONE, "windows": _TRANSITION}.get(presence, ())
+    absent = _ABSENT_LEAVES.get(presence, ())
+    absent_table = _ABSENT_TABLES.get(presence, ())
     return Level(
         name,
         shift=shift,
         bits=bits,
         table=table,
         leaf=leaf,
-        shapes=(Shape(_absent(leaf, absent), mappable=False, inverted=presence == "linux"),)
+        shapes=(Shape(_absent(leaf, absent), mappable=False, inverted=absent is _PROT_NONE),)
         if leaf and absent
         else (),
         # Windows may also have a table's page in transition.
-        skips=(((shift - 12) // 9 - 1, _absent(table, absent)),)
-        if table and presence == "windows"
+        skips=(((shift - 12) // 9 - 1, _absent(table, absent_table)),)
+        if table and absent_table
         else (),
     )
 
@@ -408,12 +418,15 @@ def x86_32(
     wp: bool = True,
     smep: bool = False,
     smap: bool = False,
+    presence: str = "hardware",
 ) -> Format:
     """Return 32-bit paging: two levels of 4-byte items.
 
     `pse`: CR4.PSE, 4-MByte pages; without it bit 7 of a PDE is ignored. `pse36`: their address goes up
-    to bit 39 (CPUID.01H:EDX.PSE-36); without it bits 21:13 of such a PDE are reserved.
+    to bit 39 (CPUID.01H:EDX.PSE-36); without it bits 21:13 of such a PDE are reserved. `presence`: whose
+    idea of a mapped page (the module's head).
     """
+    require(presence in PRESENCE, f"presence {presence!r} is none of {', '.join(PRESENCE)}")
     high_address = (
         (Bits(21, 21, "reserved", Role.RESERVED), Bits(20, 13, "address", Role.OUTPUT, to=32))
         if pse36
@@ -448,10 +461,10 @@ def x86_32(
         title="x86 32-bit paging",
         citations=LEGACY_CITATIONS,
         levels=(
-            Level("PT", shift=12, bits=10, leaf=small),
-            Level("PD", shift=22, bits=10, table=pointer, leaf=large if pse else None),
+            _level("PT", 12, 10, None, small, presence),
+            _level("PD", 22, 10, pointer, large if pse else None, presence),
         ),
-        empty=Match(mask=1, value=0),
+        empty=_EMPTY[presence],
         input_bits=32,
         address_bits=32,
         address_rule=AddressRule.ZERO_EXTENDED,
@@ -459,24 +472,31 @@ def x86_32(
         entry_bytes=4,
         memory_types=PAT_AFTER_RESET,
         device_memory=DEVICE_MEMORY,
-        parameters={"pse": pse, "pse36": pse36},
+        parameters={"pse": pse, "pse36": pse36, "presence": presence},
         denials=_denials(smep, smap),
         waivers=() if wp else (Waiver("w", user=False),),
+        unknown_is=Status.RESERVED_BITS if presence == "hardware" else Status.NOT_PRESENT,
         error_code=_error_code(nx=False, smep=smep, keys=False),
     )
 
 
 # volatility3 2.28, framework/layers/intel.py: presence alone decides, reserved bits and addresses beyond the
 # layer's _maxphyaddr are ignored. Its layers also call a table invalid whose items are all equal, and keep
-# the bits below a large page's address (inverted ones too, where Linux made the page PROT_NONE): not copied.
+# the bits below a large page's address: interop/volatility.py copies that, no format can say it. The ones of
+# five levels are no layers of volatility3's: they read as those of four do, one level more.
 _LAYERS: tuple[tuple[str, str, dict[str, object], int], ...] = (
     ("Intel", "x86_32", {"pse36": False}, 32),
     ("IntelPAE", "x86_pae", {}, 40),
     ("Intel32e", "x86_64_4level", {}, 52),
-    ("LinuxIntelPAE", "x86_pae", {"presence": "linux"}, 40),
-    ("LinuxIntel32e", "x86_64_4level", {"presence": "linux"}, 46),
+    ("Intel5Level", "x86_64_5level", {}, 52),
+    ("LinuxIntel", "x86_32", {"pse36": False, "presence": "linux_tables"}, 32),
+    ("LinuxIntelPAE", "x86_pae", {"presence": "linux_tables"}, 40),
+    ("LinuxIntel32e", "x86_64_4level", {"presence": "linux_tables"}, 46),
+    ("LinuxIntel5Level", "x86_64_5level", {"presence": "linux_tables"}, 52),
+    ("WindowsIntel", "x86_32", {"pse36": False, "presence": "windows"}, 32),
     ("WindowsIntelPAE", "x86_pae", {"presence": "windows"}, 40),
     ("WindowsIntel32e", "x86_64_4level", {"presence": "windows"}, 45),
+    ("WindowsIntel5Level", "x86_64_5level", {"presence": "windows"}, 45),
 )
 PRESETS: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
     f"volatility3.{layer}": (
@@ -492,12 +512,15 @@ TEST_CONFIGURATIONS: tuple[tuple[str, dict[str, object]], ...] = (
     ("x86_32", {}),
     ("x86_32", {"pse36": False}),
     ("x86_32", {"pse": False}),
+    ("x86_32", {"presence": "linux"}),
+    ("x86_32", {"presence": "windows"}),
     ("x86_pae", {}),
     ("x86_pae", {"nx": False}),
     ("x86_64_4level", {}),
     ("x86_64_4level", {"nx": False}),
     ("x86_64_4level", {"pages_1g": False}),
     ("x86_64_4level", {"presence": "linux"}),
+    ("x86_64_4level", {"presence": "linux_tables"}),
     ("x86_64_4level", {"presence": "windows"}),
     ("x86_64_5level", {}),
     ("x86_64_5level", {"nx": False, "pages_1g": False}),

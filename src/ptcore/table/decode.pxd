@@ -18,6 +18,7 @@ cdef extern from "decode.h" nogil:
     uint64_t pt_untagged(const pt_rules *r, uint64_t ia)
     pt_item pt_load(const pt_format *f, const uint8_t *at)
     void pt_store(const pt_format *f, uint8_t *at, pt_item item)
+    bint pt_is_usual(const pt_format *f, const pt_rules *r, int level, pt_item item)
     bint pt_is_empty(const pt_format *f, pt_item item)
     int pt_kind(const pt_format *f, int level, pt_item item)
     int pt_leaf_shape(const pt_format *f, int level, pt_item item)

@@ -12,9 +12,16 @@ from volatility3.framework.layers import intel, physical
 from ptcore import PageTable, PhysicalMemory, formats
 from ptcore.errors import Fault, FormatError, Status
 from ptcore.formats import Format
+from ptcore.interop import volatility_layers
 
 BASE = 0x10_0000
 FRAMES_PER_LEVEL = 4
+# volatility3's own walk, given a fifth level: it has no such layers.
+FIVE_LEVELS = {
+    "Intel5Level": volatility_layers.FiveLevels,
+    "LinuxIntel5Level": volatility_layers.LinuxFiveLevels,
+    "WindowsIntel5Level": volatility_layers.WindowsFiveLevels,
+}
 LAYERS = [name.removeprefix("volatility3.") for name in formats.presets()]
 P, PS, PROT_NONE, TRANSITION = 1, 1 << 7, 1 << 8, 1 << 11
 
@@ -33,7 +40,10 @@ def entry(rng: random.Random, layer: str, fmt: Format, level: int) -> int:
     address = below if level else anywhere
     if "Linux" in layer and kind < 0.15 and not level:
         # Not present, and everything in the address field inverted ("pte_needs_invert").
-        return ~address & (1 << 46) - 1 & ~0xFFF | PROT_NONE | flags
+        bits = 52 if "5Level" in layer else 32 if layer == "LinuxIntel" else 46
+        return ~address & (1 << bits) - 1 & ~0xFFF | PROT_NONE | flags
+    if "Linux" in layer and kind < 0.15:
+        return address | PROT_NONE | flags  # a table, to volatility3 alone
     if "Windows" in layer and kind < 0.15:
         return address | TRANSITION | flags
     if level and fmt.levels[level].leaf is not None and kind < 0.3:
@@ -62,7 +72,7 @@ def volatility(layer: str, data: bytes) -> intel.Intel:
     path = interfaces.configuration.path_join("layer")
     context.config[f"{path}.memory_layer"] = "memory"
     context.config[f"{path}.page_map_offset"] = BASE
-    made = getattr(intel, layer)(context, path, "layer")
+    made = (FIVE_LEVELS.get(layer) or getattr(intel, layer))(context, path, "layer")
     context.layers.add_layer(made)
     return made
 
