@@ -10,6 +10,7 @@ from ptcore.cli.compare_commands import compare
 from ptcore.cli.ends import says_errors
 from ptcore.cli.format_commands import decode_command, formats_command
 from ptcore.cli.group import ptcore
+from ptcore.cli.interop_commands import volatility_command
 from ptcore.cli.tlb_commands import convert_command, presets_command, tlb_command
 from ptcore.cli.validate_commands import validate
 from ptcore.machine import Ledger
@@ -23,6 +24,7 @@ ptcore.add_command(tlb_command)
 ptcore.add_command(presets_command)
 ptcore.add_command(convert_command)
 ptcore.add_command(validate)
+ptcore.add_command(volatility_command)
 
 
 @ptcore.command()

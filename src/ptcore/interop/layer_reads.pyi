@@ -7,28 +7,10 @@ their size.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, final
+from typing import Any, final
 
 from ptcore.formats.schema import Format
 from ptcore.memory.physical import PhysicalMemory
-
-class Rules(Protocol):
-    """What a layer says of itself.
-
-    `root`, `root_entry`: the top table, and the item that would point to it; `layer_below`: the name of
-    the layer that pages are in; `page_keep`: the bits that the address of a page, not of a table, can have;
-    `large_mark`: the bit that makes a large page at one of `large_levels`,
-    and `large_ignored` the bit of such an item that is no address bit.
-    """
-
-    root: int
-    root_entry: int
-    physical_bits: int
-    layer_below: str
-    page_keep: int
-    large_levels: Sequence[int]
-    large_mark: int
-    large_ignored: int
 
 @final
 class LayerReads:
@@ -41,11 +23,13 @@ class LayerReads:
         self,
         format: Format,
         layer: Any,
-        rules: Rules,
+        rules: Any,
         memory: PhysicalMemory | None = None,
         spans: Sequence[tuple[int, int]] = (),
     ) -> None:
         """Read the tables of `format` in `memory`, and those that it lacks with `layer._read_table(pa)`.
+
+        `rules` has the fields of volatility_layers.LayerRules.
 
         `spans`: (first, end) of the addresses below that are valid, in order, neighbours joined; without
         any, `layer._is_below_valid(name, pa, size)` is asked each time. `layer._has_swap()`,

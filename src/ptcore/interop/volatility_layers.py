@@ -33,7 +33,13 @@ Spans = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class LayerRules:
-    """What a layer's class and configuration say of its walk; see layer_reads.Rules."""
+    """What a layer's class and configuration say of its walk.
+
+    `root`, `root_entry`: the top table, and the item that would point to it; `layer_below`: the name of
+    the layer that pages are in; `page_keep`: the bits that the address of a page, not of a table, can have;
+    `large_mark`: the bit that makes a large page at one of `large_levels`; `large_ignored`: the bit of
+    such an item that is in the address's place and no part of it.
+    """
 
     root: int
     root_entry: int
@@ -90,7 +96,7 @@ def runs_of(context: Any, layer: Any) -> tuple[str, list[tuple[int, int, int]]] 
         and kind._find_segment is segmented.NonLinearlySegmentedLayer._find_segment
         and kind.read is linear.LinearlyMappedLayer.read
     )
-    below = context.layers[layer._base_layer] if as_known else None
+    below: Any = context.layers[layer._base_layer] if as_known else None
     if type(below) is not physical.FileLayer:
         return None
     runs = [(first, offset, size) for first, offset, size, _ in layer._segments]
@@ -173,29 +179,36 @@ class CompiledWalk:
     ) -> tuple[int | None, str | None]:
         """Return the address below and the layer that it is in."""
         found = self._reads.find(offset)
-        if found is None:
-            stock: tuple[int | None, str | None] = super().translate(offset, ignore_errors)
-            return stock
-        return found, self._base_layer
+        if found is not None:
+            return found, self._base_layer
+        above: Any = super()
+        stock: tuple[int | None, str | None] = above.translate(offset, ignore_errors)
+        return stock
 
     def mapping(self: Any, offset: int, length: int, ignore_errors: bool = False) -> Iterable[Row]:
         """Iterate over (offset, length, address below, length, layer) in order."""
-        rows = self._reads.mapping(offset, length, ignore_errors)
-        return super().mapping(offset, length, ignore_errors) if rows is None else rows
+        rows: Iterable[Row] | None = self._reads.mapping(offset, length, ignore_errors)
+        if rows is None:
+            above: Any = super()
+            rows = above.mapping(offset, length, ignore_errors)
+        return rows
 
     def is_valid(self: Any, offset: int, length: int = 1) -> bool:
         """Whether all of the bytes are mapped to bytes that exist."""
-        found = self._reads.is_valid(offset, length)
-        return bool(super().is_valid(offset, length)) if found is None else found
+        found: bool | None = self._reads.is_valid(offset, length)
+        if found is None:
+            above: Any = super()
+            found = above.is_valid(offset, length)
+        return found
 
     def _translate(self: Any, offset: int) -> tuple[int, int, str]:
         page = self._reads.page(offset)
-        if (
-            page is None
-        ):  # the layer's own code raises on top of _translate_entry, or looks into swap
-            stock: tuple[int, int, str] = super()._translate(offset)
-            return stock
-        return *page, self._base_layer
+        if page is not None:
+            return *page, self._base_layer
+        # The layer's own code raises, on top of _translate_entry, or looks into swap.
+        above: Any = super()
+        stock: tuple[int, int, str] = above._translate(offset)
+        return stock
 
     def _translate_entry(self: Any, page_address: int) -> tuple[int, int]:
         item, bits, place = self._reads.entry(page_address & self._address_bits)
@@ -210,8 +223,10 @@ class CompiledWalk:
         )
 
     @cached_property
-    def _address_bits(self: Any) -> int:
-        return (1 << self._bits_per_register) - 1
+    def _address_bits(self) -> int:
+        layer: Any = self
+        bits: int = layer._bits_per_register
+        return (1 << bits) - 1
 
 
 class FiveLevels(intel.Intel32e):  # type: ignore[misc]
