@@ -102,7 +102,13 @@ def show_one(found: Comparison) -> None:
         "workload or of the touch model. An operation is an allocation or a free; an exposure window runs "
         "from the free of a page's frame to the invalidation on the last CPU."
     )
+    _show_unserved(found)
     _show_rest(found)
+
+
+def _show_unserved(found: Comparison) -> None:
+    for name, reason in found.unserved:
+        show.note(f"{name} could not serve {found.workload}: {reason}.")
 
 
 def _show_rest(found: Comparison) -> None:
@@ -140,6 +146,8 @@ def show_several(several: Sequence[Comparison]) -> None:
             for name, found in zip(names, several, strict=True)
         ]
         show.table(f"{question.name}: {question.text}", ["workload", "answer"], rows)
+    for found in several:
+        _show_unserved(found)
     _show_rest(several[0])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ptcore import strategies as known_strategies
 from ptcore.caches import preset
-from ptcore.errors import OutOfRange
+from ptcore.errors import MapError, OutOfRange
 from ptcore.machine import Event, Ledger, Machine, Strategy
 from ptcore.machine import cost as costs
 from ptcore.machine import exposure as exposures
@@ -65,7 +65,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows, one per strategy, and what they rest on. `cpu`: whose translation hardware is modelled."""
+    """Rows, one per strategy, and what they rest on. `cpu`: whose translation hardware is modelled.
+    `unserved`: strategies that ran out of memory or addresses, which have no row, and why."""
 
     workload: str
     steps: int
@@ -78,6 +79,7 @@ class Comparison:
     damaged_lines: int
     rows: tuple[Row, ...]
     constants: tuple[Constant, ...]
+    unserved: tuple[tuple[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """Return everything as plain values, for JSON."""
@@ -124,15 +126,21 @@ def compare(
     count = workload.cpus if cpus is None else cpus
     _check_cpus(workload, count)
     make = machine if machine is not None else _machines_of(cpu)
-    rows = []
+    rows: list[Row] = []
+    unserved: list[tuple[str, str]] = []
     for number, known in enumerate(chosen):
         platform = make(count)
         strategy = _made(known, platform)
         boot = len(platform.ledger)
         told = None if progress is None else _part(progress, known.name, number, len(chosen))
-        replay(workload, strategy, platform, modelled, told)
-        if keep is not None:
-            keep(strategy.name, platform.ledger)
+        try:
+            replay(workload, strategy, platform, modelled, told)
+        except MapError as error:
+            unserved.append((strategy.name, str(error)))
+            continue
+        finally:
+            if keep is not None:
+                keep(strategy.name, platform.ledger)
         rows.append(_row(strategy, known.provenance, platform, boot, constants))
     return Comparison(
         workload.name,
@@ -146,6 +154,7 @@ def compare(
         workload.damaged_lines,
         tuple(rows),
         tuple(constants.values()),
+        tuple(unserved),
     )
 
 

@@ -121,6 +121,9 @@ def _head(several: Sequence[Comparison]) -> str:
             f"{f.damaged_lines:,} lines that could not be read"
             for f in several
         )
+    unserved = [f"{_short(f)}: {n} ({why})" for f in several for n, why in f.unserved]
+    if unserved:
+        facts["ran out"] = "; ".join(unserved)
     rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
     return (
         "<h1>Ways to reach memory, compared</h1>"
