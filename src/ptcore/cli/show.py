@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+Justify = Literal["left", "right"]
 GAP = 3  # between two columns
 NAME_WIDTH = 32  # a first column of names as long stays whole
 NARROW = 110  # in a narrower window long columns share one
@@ -46,63 +47,90 @@ def on_terminal() -> bool:
     return console().is_terminal
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print one table; columns with figures in them stand to the right."""
-    screen = console()
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, keys: int = 1
+) -> None:
+    """Print one table; columns with figures in them stand to the right.
+
+    On a terminal sentences are folded; a table without any that is wider than the window goes on below, with
+    its first `keys` columns again. In a pipe nothing is folded.
+    """
     cells = [list(row) for row in rows]
-    if screen.is_terminal:
-        shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    else:
-        screen.print(Text(title))
-        shown = Table(box=None, pad_edge=False)
-    for n, column in enumerate(columns):
-        figures = any(isinstance(row[n], int | float) for row in cells)
-        shown.add_column(
-            column,
-            justify="right" if figures else "left",
-            no_wrap=not screen.is_terminal
-            or (n == 0 and all(len(number(row[0])) <= NAME_WIDTH for row in cells)),
-            overflow="fold",
-        )
+    if not console().is_terminal:
+        _plain(title, columns, cells)
+        return
+    widths = [
+        max(len(text) for text in (column, *(number(row[n]) for row in cells)))
+        for n, column in enumerate(columns)
+    ]
+    wide = sum(widths) + GAP * len(widths) > console().width
+    if wide and max(widths) <= NAME_WIDTH:
+        split_table(title, columns, cells, keys=keys)
+        return
+    shown = _titled(title)
+    for n, (column, figures) in enumerate(zip(columns, _figures(columns, cells), strict=True)):
+        whole = n == 0 and widths[0] <= NAME_WIDTH
+        justify: Justify = "right" if figures else "left"
+        shown.add_column(column, justify=justify, no_wrap=whole, overflow="fold")
     for row in cells:
         shown.add_row(*(Text(number(cell)) for cell in row))
-    if screen.is_terminal:
-        screen.print(shown)
-        return
+    console().print(shown)
+
+
+def _figures(columns: Sequence[str], cells: Sequence[Sequence[object]]) -> list[bool]:
+    return [any(isinstance(row[n], int | float) for row in cells) for n in range(len(columns))]
+
+
+def _titled(title: str | None) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+    )
+
+
+def _plain(title: str, columns: Sequence[str], cells: Sequence[Sequence[object]]) -> None:
+    screen = console()
+    screen.print(Text(title))
+    shown = Table(box=None, pad_edge=False)
+    for column, figures in zip(columns, _figures(columns, cells), strict=True):
+        shown.add_column(column, justify="right" if figures else "left", no_wrap=True)
+    for row in cells:
+        shown.add_row(*(Text(number(cell)) for cell in row))
     with screen.capture() as lines:
         screen.print(shown)
     for line in lines.get().splitlines():
         print(line.rstrip())
 
 
-def split_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def split_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, keys: int = 1
+) -> None:
     """Print a table that never wraps: columns that do not fit the window go to a table of their own below,
-    with the first column again."""
-    cells = [[number(cell) for cell in row] for row in rows]
+    with the first `keys` columns again."""
+    values = [list(row) for row in rows]
+    cells = [[number(cell) for cell in row] for row in values]
+    figures = _figures(columns, values)
     widths = [
-        GAP + max(len(column), *(len(row[n]) for row in cells), 0) if cells else len(column)
+        GAP + max(len(text) for text in (column, *(row[n] for row in cells)))
         for n, column in enumerate(columns)
     ]
     screen = console()
-    at = 1
+    at = keys
     while at < len(columns):
-        end, room = at + 1, screen.width - widths[0] - widths[at]
+        end, room = at + 1, screen.width - sum(widths[:keys]) - widths[at]
         while end < len(columns) and widths[end] <= room:
             room -= widths[end]
             end += 1
-        shown = Table(
-            title=title if at == 1 else None,
-            title_justify="left",
-            title_style="bold",
-            box=SIMPLE_HEAD,
-            padding=(0, 1),
-            pad_edge=False,
-        )
-        shown.add_column(columns[0], no_wrap=True)
-        for column in columns[at:end]:
-            shown.add_column(column, justify="right", no_wrap=True)
+        shown = _titled(title if at == keys else None)
+        for n in (*range(keys), *range(at, end)):
+            justify: Justify = "right" if figures[n] else "left"
+            shown.add_column(columns[n], justify=justify, no_wrap=True)
         for row in cells:
-            shown.add_row(*map(Text, [row[0], *row[at:end]]))
+            shown.add_row(*map(Text, [*row[:keys], *row[at:end]]))
         screen.print(shown)
         at = end
 

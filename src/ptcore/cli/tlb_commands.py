@@ -58,7 +58,8 @@ def show_translations(title: str, results: tuple[Translation, ...]) -> None:
         for size, levels, walks in found.by_size
         if sum(levels) + walks
     ]
-    show.table("By page size", ["cpu", "page", *hits, "walks", "reach of small pages"], sizes)
+    columns_by_size = ["cpu", "page", *hits, "walks", "reach of small pages"]
+    show.table("By page size", columns_by_size, sizes, keys=2)
     phases = [
         [found.cpu, n + 1, *padded(_row("", phase, None), len(found.levels))[1:-1]]
         for found in results
@@ -66,7 +67,7 @@ def show_translations(title: str, results: tuple[Translation, ...]) -> None:
         if len(found.phases) > 1
     ]
     if phases:
-        show.table("By phase", ["cpu", "phase", *columns[:-1]], phases)
+        show.table("By phase", ["cpu", "phase", *columns[:-1]], phases, keys=2)
 
 
 def show_walks(results: tuple[Translation, ...]) -> None:
