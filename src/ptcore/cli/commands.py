@@ -9,6 +9,7 @@ from ptcore.cli import show
 from ptcore.cli.compare_commands import compare
 from ptcore.cli.ends import says_errors
 from ptcore.cli.format_commands import decode_command, formats_command
+from ptcore.cli.gdb_commands import gdb_command
 from ptcore.cli.group import ptcore
 from ptcore.cli.interop_commands import volatility_command
 from ptcore.cli.tlb_commands import convert_command, presets_command, tlb_command
@@ -20,6 +21,7 @@ from ptcore.workloads.scenarios import SCENARIOS
 ptcore.add_command(compare)
 ptcore.add_command(formats_command)
 ptcore.add_command(decode_command)
+ptcore.add_command(gdb_command)
 ptcore.add_command(tlb_command)
 ptcore.add_command(presets_command)
 ptcore.add_command(convert_command)

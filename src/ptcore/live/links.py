@@ -25,10 +25,17 @@ PAGE_BYTES = 4096
 Addresses = npt.NDArray[np.uint64]
 
 
-class Link(Protocol):
-    """What a machine is read through. Runs at most `gap_pages` apart are best read as one."""
+class RunReader(Protocol):
+    """What reads runs of bytes. Those at most `gap_pages` apart are best read as one."""
 
     gap_pages: int
+
+    def read(self, runs: Sequence[Span]) -> list[bytes | None]:
+        """Return the bytes of each run, None for one that cannot be read."""
+
+
+class Link(RunReader, Protocol):
+    """What a machine is read through."""
 
     @property
     def round_trips(self) -> int:
@@ -39,9 +46,6 @@ class Link(Protocol):
 
     def cpus(self) -> tuple[Cpu, ...]:
         """Return the CPUs with their registers."""
-
-    def read(self, runs: Sequence[Span]) -> list[bytes | None]:
-        """Return the bytes of each run, None for one that cannot be read."""
 
     def runs(self) -> bool:
         """Whether the machine runs."""
@@ -242,7 +246,7 @@ class LivePages:
 
     page_bytes = PAGE_BYTES
 
-    def __init__(self, link: Link, spans: Sequence[Span]) -> None:
+    def __init__(self, link: RunReader, spans: Sequence[Span]) -> None:
         """Read through `link` the memory in `spans`."""
         self.link = link
         self.spans = tuple(spans)
