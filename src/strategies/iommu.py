@@ -1,27 +1,68 @@
 """iommu: pages that a device reaches by I/O addresses; the CPU's own tables stay as they are.
 
 Mechanism and policies are the kernel's: Linux drivers/iommu/dma-iommu.c and iova.c (v6.12). I/O
-addresses come from below 4 GiB, with magazines per CPU (ptcore.allocators.IovaAllocator).
+addresses come from below 4 GiB, with magazines per CPU (ptcore.allocators.IovaAllocator), whose depot gives
+one magazine per size back every 100 ms while it has more than there are CPUs.
 `iommu_strict` invalidates the IOMMU's TLB at every release, before address and frames can serve
 somebody else. `iommu_deferred` frees the memory at once and queues the address: a ring of 256 per
 CPU that is full, or a timer of 10 ms, invalidates everything together; until then the device may
-reach what was freed. `iommu_passthrough` has no tables: the device reaches all memory. `ptcore
-validate iommu` holds the addresses against recorded kernels.
+reach what was freed. `iommu_single_queue` has one queue of 32768 for all CPUs and a timer of a second
+(IOMMU_DMA_OPTS_SINGLE_QUEUE). `iommu_passthrough` has no tables: the device reaches all memory.
+`ptcore validate iommu` holds the addresses against recorded kernels.
+
+Before its first walk, and whenever it does not have it cached, the IOMMU reads which tables the device
+translates by: context tables (VT-d's legacy mode; ptcore.caches.iommu). Variants of the strict policy:
+- `iommu_ats`: the device keeps translations itself (PCIe ATS); every invalidation of the IOMMU is followed by
+  one of the device (Linux drivers/iommu/intel/cache.c, cache_tag_flush_range()).
+- `iommu_nested`: a guest's tables behind the host's second stage, found by PASID (scalable mode); addresses
+  are handed out as before, by the guest.
+- `iommu_incoherent`: the IOMMU's walks do not look into the CPU's caches, so that written items of
+  tables, and new tables, are flushed line by line (drivers/iommu/generic_pt/iommu_pt.h,
+  flush_writes_range()).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from ptcore.allocators import FlushQueues, IovaAllocator
-from ptcore.allocators.flush_queue import TIMEOUT_MS
+from ptcore.allocators.flush_queue import (
+    ENTRIES,
+    SINGLE_ENTRIES,
+    SINGLE_TIMEOUT_MS,
+    TIMEOUT_MS,
+)
+from ptcore.caches import preset
 from ptcore.errors import MapError, NoAddressSpace
 from ptcore.machine import Event, Handle, Machine, Request
+from ptcore.machine.device import DEVICE_FORMAT, DEVICE_TLB
+from ptcore.machine.machine import TABLE_SHARE
 from ptcore.strategies import Known
 from ptcore.strategies.live import Live
+from ptcore.table import PageTable, guest_memory
 from ptcore.units import Span
 
 TIMEOUT_NS = TIMEOUT_MS * 1_000_000
+SINGLE_TIMEOUT_NS = SINGLE_TIMEOUT_MS * 1_000_000
+TRIM_NS = 100 * 1_000_000  # Linux drivers/iommu/iova.c: IOVA_DEPOT_DELAY, msecs_to_jiffies(100)
+GUEST_PASID = 1
+GUEST_SHARE = 8  # one part in so many of the room for tables is a guest's
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the device reaches memory, and who waits. `single_queue`: one for all CPUs; `own_tlb`: the device
+    has one (ATS); `nested`: its tables are a guest's; `coherent`: walks see the CPU's caches."""
+
+    single_queue: bool = False
+    own_tlb: bool = False
+    nested: bool = False
+    coherent: bool = True
+
+
+USUAL = Way()
 
 
 class Iommu:
@@ -30,18 +71,67 @@ class Iommu:
 
     exposure_by_design: str | None = None
 
-    def __init__(self, machine: Machine, *, deferred: bool, last_page: int | None = None) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        *,
+        deferred: bool,
+        way: Way = USUAL,
+        last_page: int | None = None,
+        name: str = "",
+    ) -> None:
         self.machine = machine
-        self.name = "iommu_deferred" if deferred else "iommu_strict"
-        self.device = machine.attach()
+        self.name = name or ("iommu_deferred" if deferred else "iommu_strict")
+        self.device = machine.attach(DEVICE_FORMAT)
+        self._put_behind(way)
         self.space = (
             IovaAllocator(machine.cpus)
             if last_page is None
             else IovaAllocator(machine.cpus, last_page=last_page)
         )
-        self.queues = FlushQueues(machine.cpus) if deferred else None
+        entries = SINGLE_ENTRIES if way.single_queue else ENTRIES
+        self._timeout_ns = SINGLE_TIMEOUT_NS if way.single_queue else TIMEOUT_NS
+        self.queues = FlushQueues(machine.cpus, entries, way.single_queue) if deferred else None
         self._armed = False
+        self._trimming = False
         self._live = Live()
+
+    def _put_behind(self, way: Way) -> None:
+        """Give the device its context, its own TLB, and its guest's tables, as the way has them."""
+        self.device.coherent = way.coherent
+        second = None
+        if way.nested:
+            second = self.device.table
+            self._nest(second)
+        self.device.put_behind(
+            "vtd_scalable" if way.nested else "vtd_legacy",
+            process=GUEST_PASID if way.nested else 0,
+            own_tlb=preset(DEVICE_TLB).levels[:1] if way.own_tlb else None,
+            second_stage=second,
+        )
+
+    def _nest(self, second: PageTable) -> None:
+        """Map a guest's memory, all of it and where it is, and let the device's tables be the guest's."""
+        machine = self.machine
+        owed = second.map(0, 0, machine.memory.size)
+        machine.account(owed, 0)
+        size = machine.memory.size // TABLE_SHARE // GUEST_SHARE
+        at = machine.memory.frames.allocate(size)
+        memory = guest_memory(second, frames=(at, size))
+        self.device.table = PageTable(machine.table.format, memory)
+
+    def _give_back(self, pages: Sequence[int], cpu: int) -> None:
+        """Free addresses. The depot is trimmed 100 ms after it got more magazines than there are CPUs."""
+        for page in pages:
+            self.space.free(cpu, page)
+        if not self._trimming and self.space.depot_magazines > self.machine.cpus:
+            self._trimming = True
+            self.machine.call_at(self.machine.now_ns + TRIM_NS, self._trim)
+
+    def _trim(self) -> None:
+        self._trimming = self.space.trim()
+        if self._trimming:
+            self.machine.call_at(self.machine.now_ns + TRIM_NS, self._trim)
 
     def acquire(self, request: Request) -> Handle:
         """Take frames and an I/O address, and map the one at the other for the device."""
@@ -93,7 +183,7 @@ class Iommu:
         self.device.unmap(handle.span.start, handle.span.size, cpu)
         if self.queues is None:
             self.device.invalidate(handle.span, cpu)
-            self.space.free(cpu, number)
+            self._give_back((number,), cpu)
         else:
             self._queue(number, cpu)
         self.machine.free_frames(handle.pa, handle.pages, cpu)
@@ -105,11 +195,10 @@ class Iommu:
         full, released = self.queues.add(cpu, number)
         if full:
             self._drained(cpu, len(released))
-        for page in released:
-            self.space.free(cpu, page)
+        self._give_back(released, cpu)
         if not self._armed:
             self._armed = True
-            self.machine.call_at(self.machine.now_ns + TIMEOUT_NS, partial(self._timer, cpu))
+            self.machine.call_at(self.machine.now_ns + self._timeout_ns, partial(self._timer, cpu))
 
     def _timer(self, cpu: int) -> None:
         self._armed = False
@@ -120,8 +209,7 @@ class Iommu:
             return
         released = self.queues.expire()
         self._drained(cpu, len(released))
-        for page in released:
-            self.space.free(cpu, page)
+        self._give_back(released, cpu)
 
     def _drained(self, cpu: int, ranges: int) -> None:
         self.device.invalidate(None, cpu)
@@ -181,6 +269,30 @@ STRATEGIES = (
         "The same, but freed addresses wait for a ring of 256 or 10 ms.",
         "the kernel's",
         partial(Iommu, deferred=True),
+    ),
+    Known(
+        "iommu_single_queue",
+        "Deferred, with one queue of 32768 for all CPUs and a timer of a second.",
+        "the kernel's",
+        partial(Iommu, deferred=True, way=Way(single_queue=True), name="iommu_single_queue"),
+    ),
+    Known(
+        "iommu_ats",
+        "Strict, and the device keeps translations itself, which are invalidated too.",
+        "the kernel's",
+        partial(Iommu, deferred=False, way=Way(own_tlb=True), name="iommu_ats"),
+    ),
+    Known(
+        "iommu_nested",
+        "Strict, with a guest's tables behind the host's, found by PASID.",
+        "the kernel's",
+        partial(Iommu, deferred=False, way=Way(nested=True), name="iommu_nested"),
+    ),
+    Known(
+        "iommu_incoherent",
+        "Strict, for an IOMMU that does not see the CPU's caches: lines of tables are flushed.",
+        "the kernel's",
+        partial(Iommu, deferred=False, way=Way(coherent=False), name="iommu_incoherent"),
     ),
     Known(
         "iommu_passthrough",

@@ -45,6 +45,7 @@ EAGER = ("vmalloc_eager", "ephemeral_map_eager", "naive_unmap", "kmap_local", "i
 UNMAPPED = ("naive_unmap", "kmap_local", "unmapped_pool")
 MOST_PAGES = {"naive_unmap": 40, "kmap_local": 40}  # they work page by page, and say so
 NEEDS_TABLES = ("vmalloc_lazy", "vmalloc_eager", "vmalloc_huge", "vm_map_ram", "iommu_strict")
+NESTED = ("iommu_nested",)  # its tables lie in a guest's memory
 UNTRANSLATED = ("iommu_passthrough",)
 OUTCOMES: Counter[str] = Counter()
 
@@ -192,8 +193,7 @@ def test_a_released_page_is_unreachable_once_its_window_closes(name: str, format
         taken = totals[Event.FRAMES_ALLOCATED][1] - totals[Event.FRAMES_FREED][1]
         assert taken == sum(h.pages for h in live) + kept(strategy)
         tables = totals[Event.TABLES_ALLOCATED][1] - totals[Event.TABLES_FREED][1]
-        roots = sum(table_bytes(t) for t in (platform.table, *(d.table for d in platform.devices)))
-        assert platform.memory.frames.allocated_bytes == tables + roots
+        assert table_frames(platform) == tables
         platform.invalidate(None, 0)
         for device in platform.devices:
             device.invalidate(None, 0)
@@ -210,8 +210,17 @@ def test_a_released_page_is_unreachable_once_its_window_closes(name: str, format
         assert OUTCOMES["held, stale"] > few, OUTCOMES
 
 
-def table_bytes(table: PageTable) -> int:
-    return table.format.table_bytes(table.format.top_level)
+def table_frames(platform: Machine) -> int:
+    """The bytes of all tables but roots, of which no row says when they were made."""
+    found = platform.memory.frames.allocated_bytes
+    tables = [platform.table, *(device.table for device in platform.devices)]
+    for device in platform.devices:
+        if device.table.memory is not platform.memory:
+            room = device.table.memory.frames  # a guest's, taken as a whole
+            found += room.allocated_bytes - (room.end - room.start)
+            assert device.mmu.second_stage is not None
+            tables.append(device.mmu.second_stage)
+    return found - sum(table.format.table_bytes(table.format.top_level) for table in tables)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -226,7 +235,7 @@ def test_the_same_steps_give_the_same_ledger_bit_for_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS[:2])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NESTED])
 def test_replaying_a_ledger_gives_the_same_tables_bit_for_bit(name: str, format: str) -> None:
     platform = Untouched(CPUS, format, ram="1G")
     strategy = strategies.find(name).make(platform)
@@ -238,7 +247,8 @@ def test_replaying_a_ledger_gives_the_same_tables_bit_for_bit(name: str, format:
     size = platform.memory.size - platform.data_bytes
     found = platform.memory.read(platform.data_bytes, size)
     assert found.count(0) < size - 8 or strategy.name in UNTRANSLATED
-    assert again.read(platform.data_bytes, size) == found
+    same = again.read(platform.data_bytes, size) == found  # outside of assert: no diff of megabytes
+    assert same
 
 
 def replayed(platform: Machine) -> PhysicalMemory:
@@ -248,7 +258,8 @@ def replayed(platform: Machine) -> PhysicalMemory:
     tables = {frozenset(): PageTable(platform.table.format, memory)}
     written = 0
     pending: list[Owed] = []
-    for row in platform.ledger.rows():
+    rows = platform.ledger.rows()
+    for number, row in enumerate(rows):
         for device in platform.devices:  # no row says when its root was made: after what lies below
             if memory.frames.allocated_bytes == device.table.root - platform.data_bytes:
                 tables[frozenset({device.number})] = PageTable(device.table.format, memory)
@@ -259,7 +270,10 @@ def replayed(platform: Machine) -> PhysicalMemory:
         )
         named = platform.ledger.cpu_set(int(row["cpus"]))
         table = tables.get(named, tables[frozenset()])
-        if event == Event.ENTRIES_WRITTEN:
+        if event == Event.TABLES_ALLOCATED and rows["event"][number + 1] != Event.ENTRIES_WRITTEN:
+            for _ in range(int(row["count"]) // PAGE):  # tables that no item points to: contexts
+                memory.frames.allocate()
+        elif event == Event.ENTRIES_WRITTEN:
             written = int(row["count"])
         elif event == Event.MAPPED:
             smallest = written >= row["count"] and row["count"] > 1

@@ -15,6 +15,7 @@ from ptcore.errors import (
     OutOfRange,
 )
 from ptcore.machine import Event, Machine, Request
+from ptcore.machine.cost import price
 from ptcore.machine.exposure import windows
 from ptcore.strategies import UnknownStrategy
 from ptcore.strategies.direct_map import DirectMap, split
@@ -400,3 +401,90 @@ def test_a_cache_in_front_of_ones_own_strategy_and_of_nothing_known() -> None:
     assert found.make(machine).name == "page_table_cache+direct_map"
     with pytest.raises(UnknownStrategy, match="nearest"):
         strategies.find("page_table_cache+nothing")
+
+
+def iommu(name: str, cpus: int = 1, ram: str = "1G") -> tuple[Machine, Iommu, int]:
+    machine = Machine(cpus, ram=ram)
+    strategy = strategies.get(name).make(machine)
+    return machine, strategy, len(machine.ledger)
+
+
+def test_the_single_queue_holds_32767_addresses_or_waits_for_a_second() -> None:
+    machine, strategy, boot = iommu("iommu_single_queue", cpus=2)
+    for number in range(300):  # more than a CPU's own ring would hold
+        strategy.release(strategy.acquire(Request(number % 2, 1)), 0)
+    assert count(machine, Event.DEVICE_INVALIDATED, boot) == 0
+    machine.advance(999_999_999)
+    assert count(machine, Event.DEVICE_INVALIDATED, boot) == 0
+    machine.advance(1_000_000_000)
+    assert machine.ledger.totals(boot)[Event.DRAINED] == (1, 300)
+
+
+def test_a_device_with_a_tlb_of_its_own_asks_less_and_is_told_of_every_invalidation() -> None:
+    machine, strategy, boot = iommu("iommu_ats")
+    handle = strategy.acquire(Request(0, 4))
+    for _ in range(5):
+        strategy.access(handle, Span.of(0, 4 * PAGE), 0, "r")
+    totals = machine.ledger.totals(boot)
+    assert totals[Event.DEVICE_WALKS][1] == 4
+    assert totals[Event.DEVICE_HITS][1] == 16
+    strategy.release(handle, 0)
+    rows = machine.ledger.rows()[boot:]["event"].tolist()
+    assert rows.index(Event.DEVICE_TLB_INVALIDATED) == rows.index(Event.DEVICE_INVALIDATED) + 1
+    assert len(strategy.device.mmu.device_tlb.entries()) == 0
+    assert count(machine, Event.DEVICE_TLB_INVALIDATED, boot) == 1
+
+
+@pytest.mark.parametrize(("name", "items"), [("iommu_strict", 2), ("iommu_nested", 4)])
+def test_the_context_is_read_once_and_then_cached(name: str, items: int) -> None:
+    machine, strategy, boot = iommu(name)
+    handle = strategy.acquire(Request(0, 8))
+    strategy.access(handle, Span.of(0, 8 * PAGE), 0, "r")
+    # Root and context entry; by PASID its directory's and table's entries too.
+    assert machine.ledger.totals(boot)[Event.CONTEXT_REFERENCES][1] == items
+
+
+def test_a_walk_through_a_guests_tables_reads_what_both_stages_have() -> None:
+    references = {}
+    for name in ("iommu_strict", "iommu_nested"):
+        machine, strategy, boot = iommu(name)
+        handle = strategy.acquire(Request(0, 1))
+        strategy.access(handle, Span.of(0, PAGE), 0, "r")
+        found = machine.ledger.totals(boot)
+        contexts = found[Event.CONTEXT_REFERENCES][1]
+        references[name] = found[Event.DEVICE_REFERENCES][1] - contexts
+    # The host maps a guest's memory with leaves of 1G: (4 + 1)(2 + 1) - 1.
+    assert references == {"iommu_strict": 4, "iommu_nested": 14}
+
+
+def test_a_walker_that_does_not_look_into_caches_has_lines_flushed() -> None:
+    machine, strategy, boot = iommu("iommu_incoherent")
+    first = strategy.acquire(Request(0, 1))
+    # Three new tables of 64 lines, and the items that point to them; a line of the leaf's table.
+    assert machine.ledger.totals(boot)[Event.LINES_FLUSHED] == (1, 3 * 64 + 3 + 1)
+    strategy.acquire(Request(0, 32))  # aligned to its size: 32 items of 8 bytes
+    assert machine.ledger.totals(boot)[Event.LINES_FLUSHED][1] == 3 * 64 + 3 + 1 + 4
+    strategy.release(first, 0)
+    assert machine.ledger.totals(boot)[Event.LINES_FLUSHED][1] == 3 * 64 + 3 + 1 + 4 + 1
+    assert price(machine.ledger).cycles > 200 * 190 * 3
+    machine, strategy, boot = iommu("iommu_strict")
+    strategy.acquire(Request(0, 1))
+    assert count(machine, Event.LINES_FLUSHED, boot) == 0
+
+
+def test_the_depot_gives_a_magazine_back_every_100_ms_down_to_one_per_cpu() -> None:
+    machine, strategy, _ = iommu("iommu_strict", cpus=2)
+    handles = [strategy.acquire(Request(0, 1)) for _ in range(10 * 127)]
+    for handle in handles:
+        strategy.release(handle, 0)
+    full = strategy.space.depot_magazines
+    assert full == 8  # ten magazines, of which two stay with the CPU
+    cached = strategy.space.cached
+    machine.advance(99_999_999)
+    assert strategy.space.depot_magazines == full
+    for step in range(1, 7):
+        machine.advance(step * 100_000_000)
+        assert strategy.space.depot_magazines == full - step
+    machine.advance(10**10)
+    assert strategy.space.depot_magazines == 2
+    assert strategy.space.cached == cached - 6 * 127

@@ -76,6 +76,10 @@ class IovaAllocator:
         """Free ranges in magazines. O(magazines)."""
 
     @property
+    def depot_magazines(self) -> int:
+        """How many full magazines of one size, that of which there are most, all CPUs share. O(1)."""
+
+    @property
     def magazines(self) -> int:
         """How many magazines there are, the depot's among them."""
 

@@ -319,6 +319,10 @@ cdef class IovaAllocator:
         return total
 
     @property
+    def depot_magazines(self):
+        return max(len(magazines) for magazines in self.depot)
+
+    @property
     def magazines(self):
         return 2 * self.cpus * SIZE_CLASSES + sum(len(magazines) for magazines in self.depot)
 

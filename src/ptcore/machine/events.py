@@ -76,3 +76,11 @@ class Event(IntEnum):
     """count of those were served by no TLB of the IOMMU."""
     DEVICE_REFERENCES = 34
     """Those walks read count items."""
+    DEVICE_HITS = 40
+    """count accesses of a device were served by the TLB that it has itself (ATS)."""
+    DEVICE_TLB_INVALIDATED = 41
+    """A device (`cpus`) dropped what its own TLB had, after the IOMMU had. count = pages; 0 = all."""
+    CONTEXT_REFERENCES = 42
+    """To learn by which tables a device translates, count items of context and process tables were read."""
+    LINES_FLUSHED = 43
+    """count lines of tables were flushed out of the CPU's caches, for a walker that does not look there."""
