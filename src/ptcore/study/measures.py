@@ -93,7 +93,7 @@ GROUPS = (
 COST_GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("invalidating", ("invalidate_all", "invalidate_call", "invalidate_page")),
     ("reaching other CPUs", ("interrupt", "broadcast")),
-    ("editing tables", ("edit_call", "entry")),
+    ("editing tables", ("edit_call", "entry", "line")),
     ("new tables", ("table",)),
     ("TLB misses", ("tlb_hit_lower", "walk_reference")),
 )

@@ -140,6 +140,7 @@ def test_the_price_is_the_sum_of_what_was_counted() -> None:
         "table": 50,
         "tlb_hit_lower": 0,
         "walk_reference": 0,
+        "line": 0,
     }
     table = {n: Constant(n, v, "cycles", "made up", "none") for n, v in values.items()}
     # 2 CPUs x (a call and 3 pages); 1 interrupt; 2 edits; 6 + 3 entries; 3 tables.
