@@ -3,6 +3,8 @@
 missing=""
 command -v qemu-system-x86_64 >/dev/null || missing="$missing qemu-system-x86"
 command -v gdb >/dev/null || missing="$missing gdb"
+command -v makedumpfile >/dev/null || missing="$missing makedumpfile"
+/usr/bin/python3 -c "import kdumpfile" 2>/dev/null || missing="$missing python3-libkdumpfile"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing$missing"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import mmap
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ptcore.errors import AddressError, FormatError, ImageError, TraceError
+from ptcore.errors import AddressError, FormatError, TraceError
 from ptcore.formats import Format
-from ptcore.memory import PhysicalMemory
+from ptcore.memory import open_image
 from ptcore.study.outputs import need
 from ptcore.table import PageTable, RowKind
 from ptcore.table.address_space import AddressSpace
@@ -175,7 +174,7 @@ def pages_in(regions: list[Region], touched: Numbers, fmt: Format) -> dict[int, 
 
 @dataclass(frozen=True)
 class Image:
-    """A guest's physical memory in a file, from address 0, and where its tables begin.
+    """A guest's physical memory in a file that `ptcore.open_image` reads, and where its tables begin.
 
     Either `root`, of tables of the study's format, or `registers`: a JSON file with `architecture` and the
     registers' values (numbers, or texts in Python's notation).
@@ -189,15 +188,11 @@ class Image:
         """Return the tables; nothing is read yet, and nothing will be written.
 
         Raises FormatError where both or neither say where tables begin, and for registers that are none; what
-        PageTable raises for a root; ImageError for an empty file, OSError for one that cannot be read.
+        PageTable raises for a root; what `open_image` raises for the file.
         """
         if (self.root is None) == (self.registers is None):
             raise FormatError("an image takes either a root or registers")
-        if not Path(self.path).stat().st_size:
-            raise ImageError(f"{self.path} is empty")
-        with open(self.path, "rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        memory = PhysicalMemory.from_buffer(mapped)
+        memory = open_image(self.path)
         if self.registers is None:
             return PageTable(fmt, memory, self.root)
         try:

@@ -59,28 +59,11 @@ def kernel() -> bytes:
 class Machine:
     """A QEMU process behind its QMP socket."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: str, *options: str) -> None:
         self.folder = folder
-        image = folder / "kernel.bin"
-        image.write_bytes(kernel())
         path = folder / "qmp"
-        command = [
-            *(
-                str(QEMU),
-                "-kernel",
-                str(image),
-                "-m",
-                "32",
-                "-smp",
-                "2",
-                "-cpu",
-                "max",
-                "-accel",
-                "tcg",
-            ),
-            *("-nodefaults", "-display", "none", "-qmp", f"unix:{path},server=on,wait=off"),
-        ]
-        self.process = subprocess.Popen(command)
+        rest = ("-nodefaults", "-display", "none", "-qmp", f"unix:{path},server=on,wait=off")
+        self.process = subprocess.Popen([program, "-accel", "tcg", *options, *rest])
         self.socket = socket.socket(socket.AF_UNIX)
         for _ in range(200):
             if path.exists():
@@ -120,7 +103,11 @@ class Machine:
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     if QEMU is None:
         pytest.skip("qemu-system-x86_64 is not installed")
-    started = Machine(tmp_path_factory.mktemp("qemu"))
+    folder = tmp_path_factory.mktemp("qemu")
+    image = folder / "kernel.bin"
+    image.write_bytes(kernel())
+    options = ("-kernel", str(image), "-m", "32", "-smp", "2", "-cpu", "max")
+    started = Machine(folder, QEMU, *options)
     try:
         for _ in range(400):
             if f"CR3={ROOT:016x}" in started.monitor("info registers"):
@@ -270,3 +257,46 @@ def test_pyelftools_and_volatility3_see_the_same_segments(machine: Machine) -> N
     for pa in (0, ROOT, LAST + 8, MEMORY - 64):
         assert volatility_files.read(layer, pa, 64) == image.read(pa, 64)
     volatility_files.close(layer)
+
+
+@pytest.mark.parametrize(
+    ("system", "options", "pc", "start"),
+    [
+        ("aarch64", ("-machine", "virt", "-cpu", "cortex-a57"), "PC", 1 << 30),
+        ("riscv64", ("-machine", "virt", "-bios", "none"), "pc", 1 << 31),
+        ("riscv32", ("-machine", "virt", "-bios", "none"), "pc", 1 << 31),
+    ],
+)
+def test_dumps_of_other_machines(
+    tmp_path: Path, system: str, options: tuple[str, ...], pc: str, start: int
+) -> None:
+    program = shutil.which(f"qemu-system-{system}")
+    if program is None:
+        pytest.skip(f"qemu-system-{system} is not installed")
+    here = Machine(tmp_path, program, "-S", "-m", "8", "-smp", "2", *options)
+    try:
+        image = ptcore.open_image(here.dump("dump", paging=False))
+        assert (image.form, [cpu.architecture for cpu in image.cpus]) == ("elf", [system] * 2)
+        assert any(span.start == start and span.size == 8 << 20 for span in image.segments)
+        shown = re.search(rf"{pc}\s*=?\s*([0-9a-f]+)", here.monitor("info registers"))
+        assert shown
+        assert image.cpus[0].general["pc"] == int(shown[1], 16)
+        assert image.cpus[0].registers == {}
+    finally:
+        here.close()
+
+
+def test_a_big_endian_dump(tmp_path: Path) -> None:
+    program = shutil.which("qemu-system-s390x")
+    if program is None:
+        pytest.skip("qemu-system-s390x is not installed")
+    here = Machine(tmp_path, program, "-S", "-m", "128")
+    try:
+        here.ask("pmemsave", val=0, size=1 << 20, filename=str(tmp_path / "raw"))
+        image = ptcore.open_image(here.dump("dump", paging=False))
+        assert image.path.endswith("dump")
+        assert (tmp_path / "dump").read_bytes()[5] == 2  # EI_DATA: big-endian
+        assert [cpu.architecture for cpu in image.cpus] == [""]
+        assert image.read(0, 1 << 20) == (tmp_path / "raw").read_bytes()
+    finally:
+        here.close()
