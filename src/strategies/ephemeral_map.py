@@ -24,15 +24,18 @@ MOST_PAGES = 16  # mapped at a time: ours; the proposal maps a folio
 
 
 class EphemeralMap:
-    """Frames without an address. `eager`: no translation outlives the memory."""
+    """Frames without an address. `eager`: no translation outlives the memory. `window`: one that is there
+    already (default: its own)."""
 
     exposure_by_design: str | None = None
 
-    def __init__(self, machine: Machine, *, eager: bool = False) -> None:
+    def __init__(
+        self, machine: Machine, *, eager: bool = False, window: EphemeralWindow | None = None
+    ) -> None:
         self.machine = machine
         self.name = "ephemeral_map_eager" if eager else "ephemeral_map"
         self._eager = eager
-        self.window = EphemeralWindow(machine)
+        self.window = EphemeralWindow(machine) if window is None else window
         self._live = Live()
 
     def acquire(self, request: Request) -> Handle:

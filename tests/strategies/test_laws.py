@@ -85,7 +85,8 @@ def run(platform: Machine, strategy: Strategy, script: Script, seen: bool = True
         if verb == "acquire":
             device = "nic" if pick % 3 == 0 else None
             pages = min(pages, MOST_PAGES.get(strategy.name, pages))
-            live.append(strategy.acquire(Request(cpu, pages, device=device)))
+            sensitive = pick % 4 == 1
+            live.append(strategy.acquire(Request(cpu, pages, device=device, sensitive=sensitive)))
         elif verb == "idle":
             strategy.idle()
         elif live and verb == "release":

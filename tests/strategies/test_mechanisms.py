@@ -207,7 +207,7 @@ def test_the_hybrid_sends_each_request_to_its_part() -> None:
     large = strategy.acquire(Request(0, 600))
     assert large.span is not None
     assert len(machine.devices[0].table.mappings()) == 1
-    lost = Hybrid(strategy.parts, classify=lambda request: "nowhere")
+    lost = Hybrid(machine, strategy.parts, classify=lambda request, seen: "nowhere")
     with pytest.raises(UnknownStrategy, match="pool, vmalloc, iommu"):
         lost.acquire(Request(0, 1))
 
@@ -488,3 +488,34 @@ def test_the_depot_gives_a_magazine_back_every_100_ms_down_to_one_per_cpu() -> N
     machine.advance(10**10)
     assert strategy.space.depot_magazines == 2
     assert strategy.space.cached == cached - 6 * 127
+
+
+def test_the_hybrid_learns_which_kind_of_request_is_hot_and_lives_long() -> None:
+    machine = Machine(2, ram="1G")
+    strategy = strategies.get("hybrid").make(machine)
+    hot, cold = Request(0, 4, purpose="cache"), Request(0, 4, purpose="stack")
+    for _ in range(20):
+        live = [(strategy.acquire(request), times) for request, times in ((hot, 6), (cold, 1))]
+        for handle, times in live:
+            for _ in range(times):
+                strategy.access(handle, Span.of(0, 4 * PAGE), 1)
+        machine.advance(machine.now_ns + 3_000_000)
+        for handle, _ in live:
+            strategy.release(handle, 0)
+    assert strategy.seen(hot).touches == 6
+    assert strategy.seen(hot).lived_ns == 3e6
+    assert strategy.acquire(hot).span is not None, "a mapping of its own"
+    assert strategy.acquire(cold).span is None, "the pool"
+
+
+def test_what_is_sensitive_is_reachable_by_nobody_once_it_is_given_back() -> None:
+    machine = Machine(2, ram="1G")
+    strategy = strategies.get("hybrid").make(machine)
+    found = {}
+    for sensitive in (True, False):
+        handle = strategy.acquire(Request(0, 4, sensitive=sensitive))
+        strategy.access(handle, Span.of(0, 4 * PAGE), 1, "w")
+        boot = len(machine.ledger)
+        strategy.release(handle, 0)
+        found[sensitive] = count(machine, Event.STALE_HELD, boot)
+    assert found[True] == 0 < found[False]

@@ -15,7 +15,8 @@ class Request:
 
     `cpu` asks; `pages` of the machine's page size; `align` in bytes, of the virtual address;
     `purpose` is free text for reports; `device` names a device that will reach them too, if any;
-    `memory_type` is what their mappings get, as for Machine.map (None: the format's usual one).
+    `memory_type` is what their mappings get, as for Machine.map (None: the format's usual one);
+    `sensitive`: what they hold must not be reachable once they are given back.
     """
 
     cpu: int
@@ -24,6 +25,7 @@ class Request:
     purpose: str = ""
     device: str | None = None
     memory_type: str | None = None
+    sensitive: bool = False
 
     def __post_init__(self) -> None:
         if self.pages < 1:
