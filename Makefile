@@ -22,7 +22,7 @@ test: $(VENV)/.ready-test
 test-live: $(VENV)/.ready-test
 	@sh tools/live-system.sh
 	$(BIN)/python tests/guests/make.py --fetch x86_64-4level
-	$(BIN)/python -m pytest tests/ptcore/live tests/ptcore/interop tests/ptcore/memory/images
+	$(BIN)/python -m pytest tests/ptcore/live tests/ptcore/interop/test_gdb.py tests/ptcore/memory/images
 
 lint: $(VENV)/.ready-lint
 	$(BIN)/ruff check .

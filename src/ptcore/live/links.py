@@ -159,15 +159,15 @@ class QmpLink:
     def read(self, runs: Sequence[Span]) -> list[bytes | None]:
         """Return the bytes of each run. Raises ImageError if QEMU's files are not seen here."""
         paths = [Path(self._folder.name) / str(n) for n in range(len(runs))]
-        self._qmp.execute_all(
-            ("pmemsave", {"val": run.start, "size": run.size, "filename": os.fspath(path)})
-            for run, path in zip(runs, paths, strict=True)
-        )
         try:
+            self._qmp.execute_all(
+                ("pmemsave", {"val": run.start, "size": run.size, "filename": os.fspath(path)})
+                for run, path in zip(runs, paths, strict=True)
+            )
             found: list[bytes | None] = [path.read_bytes() for path in paths]
-        except OSError as error:
+        except (ImageError, OSError) as error:
             raise ImageError(
-                f"QEMU's pmemsave wrote no file that can be read here ({error}): give gdb="
+                f"{error}: QEMU must be able to write files into {self._folder.name}; or give gdb="
             ) from None
         for path in paths:
             path.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -247,6 +248,43 @@ def test_a_machine_that_ends_is_one_clear_error(tmp_path: Path, way: str) -> Non
         assert (live.space(0).mappings(UPPER) == before).all(), (
             "a refresh that fails forgets nothing"
         )
+
+
+def test_without_shared_files_pages_come_through_the_gdbstub(
+    machine: tuple[Guest, Frozen], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    guest, started = machine
+    # QEMU looks for a folder that only we think is there.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    inner = tempfile.TemporaryDirectory
+
+    def hidden(prefix: str) -> Any:
+        made = inner(prefix=prefix)
+        made.name, made.kept = f"{made.name}/not/there", made.name  # type: ignore[attr-defined]
+        return made
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", hidden)
+    with opened(started, "both") as live:
+        assert isinstance(live._link, GdbLink)
+        assert (live.space(0).mappings(UPPER) == guest.space(0).mappings(UPPER)).all()
+        assert not live.running
+    with opened(started, "qmp") as live, pytest.raises(ImageError, match="give gdb="):
+        live.space(0).mappings(UPPER)
+
+
+def test_a_gdbstub_on_a_port_is_as_good(tmp_path: Path) -> None:
+    guest = snapshots.load(GUESTS[0])
+    why = missing(guest.architecture)
+    if why:
+        pytest.skip(why)
+    with frozen(guest, tmp_path) as started, opened(started, "qmp") as live:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        live._asked().ask_monitor("gdbserver none")
+        live._asked().ask_monitor(f"gdbserver tcp:127.0.0.1:{port}")
+        with qemu(gdb=f"127.0.0.1:{port}") as other:
+            assert (other.space(0).mappings(UPPER) == guest.space(0).mappings(UPPER)).all()
 
 
 def test_places_where_nothing_answers_are_refused(tmp_path: Path) -> None:
