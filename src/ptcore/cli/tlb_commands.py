@@ -118,7 +118,8 @@ def show_walks(results: tuple[Translation, ...]) -> None:
 @click.option(
     "--nested",
     metavar="FORMAT[:SIZE]",
-    help="A second stage under the tables, as of a guest: ept_4level:2M; SIZE of its pages, 4K by default.",
+    help="A second stage under the tables, as of a guest, with pages of SIZE (default: the smallest): "
+    "ept_4level:2M.",
 )
 @click.option(
     "--lines",

@@ -82,12 +82,13 @@ def footprint(source: Source, granule_lg2: int) -> Footprint:
 @dataclass(frozen=True)
 class Mapping:
     """Tables, made from a footprint or a guest's own. `regions`: the numbers of the pages of each size in
-    bytes."""
+    bytes. `of_a_program`: accesses are in user mode, as to pages made for it."""
 
     space: PageTable | Nested | AddressSpace
     policy: str
     format: Format
     regions: dict[int, Numbers]
+    of_a_program: bool = False
 
     def sizes_of(self, vas: Numbers) -> npt.NDArray[np.uint8]:
         """Return for each address the index of its page size in `regions`."""
@@ -121,8 +122,11 @@ def map_footprint(
         ratio = np.uint64((large // small).bit_length() - 1)
         numbers, counts = np.unique(touched.pages >> ratio, return_counts=True)
         huge = numbers[counts >= int(least[1] or THP_LEAST)]
+        if large == small:  # a format of one page size has nothing to mix
+            huge = huge[:0]
         regions[small] = touched.pages[~np.isin(touched.pages >> ratio, huge)]
-        regions[large] = huge
+        if large > small:
+            regions[large] = huge
     elif Path(policy).is_file():
         regions = page_sources.pages_in(page_sources.read_regions(policy, fmt), touched.pages, fmt)
     else:
@@ -135,9 +139,9 @@ def map_footprint(
     for size, numbers in regions.items():
         pa = -(-pa // size) * size
         for first, count in _runs(numbers):
-            table.map(first * size, pa, count * size, fmt.rights & 0b1111, None, page_size=size)
+            table.map(first * size, pa, count * size, fmt.rights, None, page_size=size)
             pa += count * size
-    return Mapping(path.space(table, pa), policy, fmt, regions)
+    return Mapping(path.space(table, pa), policy, fmt, regions, of_a_program=True)
 
 
 def _page_size(policy: str) -> int:
@@ -234,7 +238,7 @@ class _Run:
         return Phase(c.accesses, c.hits, c.walks, c.references, c.faults)
 
     def take(self, chunk: Accesses, sizes: npt.NDArray[np.uint8]) -> None:
-        outcomes = self.mmu.access_many(chunk.va, chunk.kind)
+        outcomes = self.mmu.access_many(chunk.va, chunk.kind, user=self.mapping.of_a_program)
         both = sizes.astype(np.int64) * 256 + outcomes
         self.sizes += np.bincount(both, minlength=self.sizes.size).reshape(self.sizes.shape)
 
@@ -384,6 +388,12 @@ class Sweep:
         )
         change: dict[str, Any] = {self.field: value}
         array = replace(level.arrays[chosen], **change)
+        if array.entries % array.ways:
+            first = array.ways << max((self.values[0] // array.ways).bit_length() - 1, 0)
+            raise FormatError(
+                f"{cpu.name} {self.level}: {array.entries} entries do not make whole sets of "
+                f"{array.ways} ways; {first}..{first << 3} would, doubled"
+            )
         arrays = (*level.arrays[:chosen], array, *level.arrays[chosen + 1 :])
         levels = (*cpu.levels[:at], replace(level, arrays=arrays), *cpu.levels[at + 1 :])
         for made in levels:

@@ -19,12 +19,12 @@ _LINES = re.compile(r"(\w+)/(\d+):(\d+)")
 @dataclass(frozen=True)
 class WalkPath:
     """`nested`: the format of a second stage under the tables, which maps all memory with pages of
-    `host_pages`; None for one stage. `lines`: data caches that walks read through, (bytes, ways, cycles)
-    each; `memory_cycles`: what a read beyond them takes. `walkers`: how many walks run at once, 0 for no
-    bound."""
+    `host_pages` (None: the smallest); None for one stage. `lines`: data caches that walks read through,
+    (bytes, ways, cycles) each; `memory_cycles`: what a read beyond them takes. `walkers`: how many walks
+    run at once, 0 for no bound."""
 
     nested: str | None = None
-    host_pages: str = "4K"
+    host_pages: str | None = None
     lines: tuple[tuple[int, int, int], ...] = ()
     memory_cycles: int = 0
     walkers: int = 0
@@ -41,7 +41,7 @@ class WalkPath:
             raise FormatError("walkers wait for what walks take: --walkers needs --lines")
         if walkers < 0:
             raise FormatError(f"there are no {walkers} walkers")
-        return cls(form or None, size or "4K", caches, memory_cycles, walkers)
+        return cls(form or None, size or None, caches, memory_cycles, walkers)
 
     @staticmethod
     def _caches(text: str) -> tuple[tuple[tuple[int, int, int], ...], int]:
@@ -66,9 +66,10 @@ class WalkPath:
         if self.nested is None:
             return table
         second = PageTable(self.nested, table.memory)
-        size = parse_size(self.host_pages)
+        smallest = second.format.page_sizes[0]
+        size = smallest if self.host_pages is None else parse_size(self.host_pages)
         length = -(-max(end, table.memory.size) // size) * size
-        second.map(0, 0, length, access=second.format.rights & 0b1111, page_size=size)
+        second.map(0, 0, length, access=second.format.rights, page_size=size)
         return Nested(table, second)
 
     def options(self) -> dict[str, Any]:

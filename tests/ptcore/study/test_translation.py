@@ -12,8 +12,10 @@ from oracles import streams
 from ptcore import formats
 from ptcore.caches import Preset, TlbArray, TlbLevel, preset
 from ptcore.errors import FormatError, NotCanonical, OutOfRange, TraceError
+from ptcore.memory import PhysicalMemory
 from ptcore.study import translation
 from ptcore.study.translation import Source, Sweep, map_footprint, simulate, sweep
+from ptcore.table import PageTable
 
 M = 1 << 20
 SMALL = Preset(
@@ -193,3 +195,21 @@ def test_a_preset_of_ones_own_is_a_file(tmp_path: Path) -> None:
     path.write_text('title = "mine"\n')
     with pytest.raises(FormatError, match="preset mine: 'levels'"):
         preset(str(path))
+
+
+@pytest.mark.parametrize("pages", ["thp", "smallest"])
+@pytest.mark.parametrize("name", formats.names())
+def test_what_a_program_touches_never_faults_in_any_format(
+    tmp_path: Path, name: str, pages: str
+) -> None:
+    fmt = formats.get(name)
+    span = PageTable(fmt, PhysicalMemory("64M")).legal_spans()[0]
+    vas = np.arange(600, dtype=np.uint64) * np.uint64(4096) + np.uint64(span.start + (1 << 22))
+    kinds = np.arange(600, dtype=np.uint8) % 3
+    np.savez(tmp_path / "t.npz", va=vas, kind=kinds)
+    policy = pages if pages == "thp" else str(fmt.page_sizes[0])
+    source = translation.Source(tmp_path / "t.npz")
+    (found,) = translation.simulate(source, [preset("zen4")], pages=policy, form=name)
+    assert found.whole.faults == 0
+    assert found.whole.accesses == 600
+    assert found.whole.walks > 0
