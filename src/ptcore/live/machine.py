@@ -175,6 +175,28 @@ def qemu(
         return machine
 
 
+PREFIX = "qemu:"
+
+
+def is_named(name: str) -> bool:
+    """Whether a text names a machine, as `named` takes it, and not a file."""
+    return name.startswith(PREFIX)
+
+
+def named(name: str, *, timeout: float = 10.0) -> LiveMachine:
+    """Return the machine of a text: "qemu:qmp=PLACE", "qemu:gdb=PLACE", "qemu:qmp=PLACE,gdb=PLACE".
+
+    Raises ImageError for a text that is none, and what `qemu` raises.
+    """
+    places: dict[str, str] = {}
+    for part in name.removeprefix(PREFIX).split(","):
+        key, _, place = part.partition("=")
+        if not is_named(name) or key not in ("qmp", "gdb") or not place or key in places:
+            raise ImageError(f"{name!r} names no machine: qemu:qmp=PLACE, qemu:gdb=PLACE, or both")
+        places[key] = place
+    return qemu(places.get("qmp"), gdb=places.get("gdb"), timeout=timeout)
+
+
 def _linked(
     client: Qmp | None, stub: GdbStub | None, memory: Iterable[tuple[int, int]] | None
 ) -> tuple[Link, tuple[Span, ...]]:

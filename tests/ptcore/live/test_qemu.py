@@ -17,7 +17,7 @@ from guests.frozen import Frozen, frozen, missing
 from guests.snapshots import Guest
 from ptcore import Status
 from ptcore.errors import FormatError, ImageError, OutOfRange
-from ptcore.live import GdbStub, LiveMachine, qemu
+from ptcore.live import GdbStub, LiveMachine, is_named, named, qemu
 from ptcore.live.links import GdbLink
 
 RFLAGS_AC = 1 << 18
@@ -285,6 +285,26 @@ def test_a_gdbstub_on_a_port_is_as_good(tmp_path: Path) -> None:
         live._asked().ask_monitor(f"gdbserver tcp:127.0.0.1:{port}")
         with qemu(gdb=f"127.0.0.1:{port}") as other:
             assert (other.space(0).mappings(UPPER) == guest.space(0).mappings(UPPER)).all()
+
+
+def test_a_machine_is_named_by_a_text(machine: tuple[Guest, Frozen]) -> None:
+    guest, started = machine
+    for text in (
+        f"qmp={started.qmp}",
+        f"gdb={started.gdb}",
+        f"qmp={started.qmp},gdb={started.gdb}",
+    ):
+        assert is_named(f"qemu:{text}")
+        with named(f"qemu:{text}") as live:
+            assert live.cpus[1].registers["satp" if guest.architecture == "riscv64" else "cr3"]
+
+
+@pytest.mark.parametrize(
+    "text", ["guest.elf", "qemu:", "qemu:/run/vm", "qemu:qmp=", "qemu:qmp=a,qmp=b"]
+)
+def test_a_text_that_names_no_machine_is_refused(text: str) -> None:
+    with pytest.raises(ImageError, match="names no machine"):
+        named(text)
 
 
 def test_places_where_nothing_answers_are_refused(tmp_path: Path) -> None:
