@@ -187,7 +187,9 @@ class PhysicalMemory:
         """
 
     def read(self, pa: int, size: int) -> bytes:
-        """Return the `size` bytes at `pa`. Raises OutOfRange unless one segment holds them all."""
+        """Return the `size` bytes at `pa`. Raises OutOfRange unless one segment, or several that
+        adjoin, hold them all.
+        """
 
     def write(self, pa: int, source: Buffer) -> None:
         """Store the bytes of `source` at `pa`.

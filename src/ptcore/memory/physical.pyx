@@ -390,7 +390,21 @@ cdef class PhysicalMemory:
         return found
 
     def read(self, pa, size):
-        return PyBytes_FromStringAndSize(<char *>self._bytes_at(pa, size), size)
+        cdef uint8_t *found = NULL
+        if 0 <= pa < 1 << 64 and 0 <= size < 1 << 64:
+            found = self._find(pa, size)
+        if found != NULL:
+            return PyBytes_FromStringAndSize(<char *>found, size)
+        pieces = []
+        at, end = pa, pa + size
+        for span in self.segments:  # those that adjoin go on from one to the next
+            if span.start <= at <= span.last and at < end:
+                length = min(end, span.last + 1) - at
+                pieces.append(PyBytes_FromStringAndSize(<char *>self._bytes_at(at, length), length))
+                at += length
+        if not pieces or at < end:
+            self._bytes_at(pa, size)  # raises
+        return b"".join(pieces)
 
     def write(self, pa, source):
         cdef const uint8_t[::1] view = memoryview(source).cast("B")

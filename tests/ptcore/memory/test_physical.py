@@ -102,23 +102,36 @@ def test_more_than_this_process_can_address_is_a_memory_error() -> None:
 
 
 EDGES = [(0x1000, 0x2000), (0x3000, 0x1000), (0x10000, 0x1000)]  # (start, size)
+RUNS = [(0x1000, 0x4000), (0x10000, 0x11000)]  # (start, end)
 
 
 @given(st.integers(0, 0x12000), st.integers(0, 0x3000))
-def test_bytes_can_be_read_exactly_where_one_segment_holds_them(pa: int, size: int) -> None:
+def test_bytes_are_read_where_adjoining_segments_hold_them_and_written_where_one_does(
+    pa: int, size: int
+) -> None:
     ram = PhysicalMemory(segments=EDGES)
-    exists = any(start <= pa < start + n and pa + size <= start + n for start, n in EDGES)
+    whole = any(start <= pa < start + n and pa + size <= start + n for start, n in EDGES)
+    exists = any(start <= pa < end and pa + size <= end for start, end in RUNS)
     assert (pa in ram) == any(start <= pa < start + n for start, n in EDGES)
     if exists:
         assert ram.read(pa, size) == bytes(size)
-        ram.write(pa, b"x" * size)
-        assert ram.read(pa, size) == b"x" * size
     else:
         with pytest.raises(OutOfRange, match=f"{pa:#x}"):
             ram.read(pa, size)
-        if size:
-            with pytest.raises(OutOfRange):
-                ram.write(pa, b"x" * size)
+    if whole:
+        ram.write(pa, b"x" * size)
+        assert ram.read(pa, size) == b"x" * size
+    elif size:
+        with pytest.raises(OutOfRange):
+            ram.write(pa, b"x" * size)
+
+
+def test_a_read_across_segments_has_the_bytes_of_each() -> None:
+    ram = PhysicalMemory.from_buffers([(0x3000, b"cd" * 8), (0x2FF0, b"ab" * 8), (0x3010, b"e")])
+    assert ram.read(0x2FFC, 8) == b"ababcdcd"
+    assert ram.read(0x2FF0, 33) == b"ab" * 8 + b"cd" * 8 + b"e"
+    with pytest.raises(OutOfRange):
+        ram.read(0x2FF0, 34)
 
 
 @pytest.mark.parametrize(
