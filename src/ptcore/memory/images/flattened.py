@@ -8,6 +8,7 @@ later record writes replaces what an earlier one wrote.
 from __future__ import annotations
 
 import bisect
+import struct
 
 from ptcore.memory.images.image import Extent, disjoint, joined
 from ptcore.memory.images.mapped_file import MappedFile
@@ -35,17 +36,20 @@ class FlattenedFile(MappedFile):
             rule = f"type {kind}, version {version} is not type 1, version 1"
             raise self._flat.wrong(len(MAGIC), "type, version", rule)
         found: list[Extent] = []
-        at = HEADER_BYTES
-        while True:
-            offset, size = self._flat.values(RECORD, at, "record header")
+        at, whole, size = HEADER_BYTES, self._flat.size, 0
+        text = self._flat.part(0, whole, "records")
+        while at + RECORD_BYTES <= whole:
+            offset, size = struct.unpack_from(RECORD, text, at)
             if offset == -1:
                 return found
             if offset < 0 or size < 0:
                 rule = f"{offset} and {size} are no offset and length"
                 raise self._flat.wrong(at, "record header", rule)
-            self._flat.part(at + RECORD_BYTES, size, f"record of offset {offset:#x}")
-            found.append(Extent(offset, size, at + RECORD_BYTES))
             at += RECORD_BYTES + size
+            found.append(Extent(offset, size, at - size))
+        self._flat.part(at - size, size, "record")
+        self._flat.part(at, RECORD_BYTES, "record header")
+        raise self._flat.wrong(at, "record header", "no record ends the file")
 
     def starts_with(self, magic: bytes, offset: int = 0) -> bool:
         """Whether the bytes at `offset` of what is written are `magic`."""

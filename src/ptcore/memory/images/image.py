@@ -122,6 +122,9 @@ def lazy_image(file: MappedFile, reader: PageReader) -> Image:
 def disjoint(extents: Iterable[Extent]) -> list[Extent]:
     """Return the extents in order of address, cut so that none overlaps one that was given before it."""
     given = [extent for extent in extents if extent.size > 0]
+    ordered = sorted(given, key=lambda extent: extent.start)
+    if all(a.start + a.size <= b.start for a, b in itertools.pairwise(ordered)):
+        return ordered  # as most are
     order = sorted(range(len(given)), key=lambda n: given[n].start)
     edges = sorted({edge for e in given for edge in (e.start, e.start + e.size)})
     kept: list[Extent] = []

@@ -229,14 +229,15 @@ class CompressedPages:
     def read_pages(self, pas: npt.NDArray[np.uint64]) -> list[bytes | memoryview | None]:
         """Return the pages that are in the file."""
         frames = pas // np.uint64(self.page_bytes)
-        has = self._ranks.has(frames)
-        return [
-            self._page(self._ranks.before(frame)) if stored else None
-            for frame, stored in zip(frames.tolist(), has.tolist(), strict=True)
-        ]
+        stored = self._ranks.has(frames)
+        numbers = self._ranks.before(frames[stored])
+        found: list[bytes | memoryview | None] = [None] * len(pas)
+        places = zip(numbers.tolist(), self._pages[numbers].tolist(), strict=True)
+        for n, (number, page) in zip(np.flatnonzero(stored).tolist(), places, strict=True):
+            found[n] = self._page(number, *page[:3])
+        return found
 
-    def _page(self, n: int) -> bytes | memoryview | None:
-        offset, size, flags, _ = self._pages[n].tolist()
+    def _page(self, n: int, offset: int, size: int, flags: int) -> bytes | memoryview | None:
         if not offset:
             return None  # an incomplete dump: the disk was full before this page
         text = self.file.part(offset, size, "page")

@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 CHUNK_BYTES = 1 << 16
-GROUP_BYTES = 256
+WORD_BYTES = 8
 _ONES = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
+
+Numbers = npt.NDArray[np.uint64]
 
 
 def runs(bitmap: memoryview, count: int) -> Iterator[tuple[int, int]]:
@@ -33,32 +35,35 @@ def runs(bitmap: memoryview, count: int) -> Iterator[tuple[int, int]]:
 
 
 class Ranks:
-    """How many ones come before a bit: what comes before each group of bytes is counted once."""
+    """How many ones come before a bit: what comes before each word of 64 bits is counted once.
+
+    Memory: as much again as the bitmap.
+    """
 
     def __init__(self, bitmap: memoryview) -> None:
-        self._bytes = np.frombuffer(bitmap, dtype=np.uint8)
-        ones = [
-            int(_ONES[self._bytes[at : at + GROUP_BYTES]].sum(dtype=np.uint64))
-            for at in range(0, len(self._bytes), GROUP_BYTES)
-        ]
-        self._before = np.concatenate([[0], np.cumsum(ones, dtype=np.uint64)]).astype(np.uint64)
+        size = (len(bitmap) // WORD_BYTES + 1) * WORD_BYTES
+        self._count = 8 * len(bitmap)
+        self._bytes = np.zeros(size, dtype=np.uint8)
+        self._bytes[: len(bitmap)] = np.frombuffer(bitmap, dtype=np.uint8)
+        ones = _ONES[self._bytes].reshape(-1, WORD_BYTES).sum(axis=1, dtype=np.uint64)
+        self._before = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(ones)])
 
     @property
     def ones(self) -> int:
         """All ones of the bitmap."""
         return int(self._before[-1])
 
-    def has(self, bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    def has(self, bits: Numbers) -> npt.NDArray[np.bool_]:
         """Whether each bit is one; bits beyond the bitmap are not."""
-        at = bits >> np.uint64(3)
-        inside = at < len(self._bytes)
-        words = self._bytes[np.where(inside, at, np.uint64(0))]
+        inside = bits < self._count
+        words = self._bytes[np.where(inside, bits >> np.uint64(3), np.uint64(0))]
         found: npt.NDArray[np.bool_] = words >> (bits & np.uint64(7)).astype(np.uint8) & 1 != 0
         return inside & found
 
-    def before(self, bit: int) -> int:
-        """Return how many ones come before `bit`, which is inside the bitmap."""
-        group = bit // 8 // GROUP_BYTES
-        text = self._bytes[group * GROUP_BYTES : bit // 8]
-        rest = int(self._bytes[bit // 8]) & ((1 << bit % 8) - 1)
-        return int(self._before[group]) + int(_ONES[text].sum(dtype=np.uint64)) + rest.bit_count()
+    def before(self, bits: Numbers) -> Numbers:
+        """Return how many ones come before each bit, all of which are inside the bitmap."""
+        words = self._bytes.view("<u8")[bits >> np.uint64(6)]
+        below = (words & ((np.uint64(1) << (bits & np.uint64(63))) - np.uint64(1))).astype("<u8")
+        inside = _ONES[below.view(np.uint8).reshape(-1, WORD_BYTES)].sum(axis=1, dtype=np.uint64)
+        counted: Numbers = self._before[bits >> np.uint64(6)] + inside
+        return counted

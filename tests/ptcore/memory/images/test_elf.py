@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ptcore
+from oracles import memory_files
 from ptcore import Span
 from ptcore.errors import ImageError, OutOfRange
 
@@ -262,7 +263,7 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-@pytest.mark.parametrize("form", ["raw", "elf"])
+@pytest.mark.parametrize("form", ["raw", "elf", "lime", "windows"])
 def test_a_sparse_terabyte_opens_at_once_and_costs_what_is_touched(
     tmp_path: Path, form: str
 ) -> None:
@@ -272,6 +273,10 @@ def test_a_sparse_terabyte_opens_at_once_and_costs_what_is_touched(
         sample = bytearray(core([(0, b"", 1 << 40)]))
         struct.pack_into("<Q", sample, 64 + 56 + 32, 1 << 40)  # p_filesz
         head = bytes(sample)
+    elif form == "lime":
+        head = struct.pack("<4sIQQQ", b"EMiL", 1, 0, (1 << 40) - 1, 0)
+    elif form == "windows":
+        head = memory_files.windows_header(1, 0, [(0, 1 << 28)])
     with path.open("wb") as stream:
         stream.write(head)
         stream.seek(len(head) + (1 << 39))

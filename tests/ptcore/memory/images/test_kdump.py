@@ -10,6 +10,7 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -229,6 +230,9 @@ def test_runs_and_ranks_are_those_of_the_bits(text: bytes, cut: int) -> None:
     ]
     assert listed == [n for n in range(count) if bits[n]]
     ranks = Ranks(memoryview(text))
-    for n in range(0, count, 37):
-        assert ranks.before(n) == sum(bits[:n])
+    asked = np.arange(0, count, 37, dtype=np.uint64)
+    assert ranks.before(asked).tolist() == [sum(bits[:n]) for n in asked.tolist()]
+    more = np.arange(count + 80, dtype=np.uint64)
+    assert ranks.has(more)[:count].tolist() == [bool(bit) for bit in bits]
+    assert not ranks.has(more)[8 * len(text) :].any()
     assert ranks.ones == sum(byte.bit_count() for byte in text)
