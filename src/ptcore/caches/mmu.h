@@ -33,6 +33,7 @@ typedef struct {
     const pt_space *stage1[2];
     const pt_need *need1[2]; /* by the kind of access: MMU_READ | ... */
     int (*walk[2])(struct mmu *, const pt_space *, const pt_need *, uint64_t va, unsigned kind, tlb_entry *entry);
+    void (*look_ahead[2])(const pt_space *, const uint64_t *vas, size_t count, pt_hint *hint); /* or NULL */
     const pt_space *stage2; /* NULL without one; then stage1 is read at physical addresses */
     const pt_need *need2;
     pt_space physical[2]; /* stage1, read through the memory of stage2 */
@@ -148,8 +149,10 @@ PT_INLINE tlb_entry mmu_entry(const pt_format *f, const pt_space *s, const pt_st
                               unsigned rights, unsigned dirty, uint64_t va, uint64_t oa, unsigned coalesced) {
     const pt_layout *layout = pt_layout_of(f, leaf->level, leaf->shape);
     unsigned lg2 = pt_entry_size_lg2(f, leaf->level, leaf->shape);
-    if (PT_UNLIKELY(coalesced != 0))
-        lg2 = mmu_coalesced(f, s, leaf, lg2, coalesced);
+    if (PT_UNLIKELY(coalesced != 0)) {
+        pt_step_read copy = *leaf; /* so that the leaf itself may stay in registers */
+        lg2 = mmu_coalesced(f, s, &copy, lg2, coalesced);
+    }
     if (pt_is_global(f, leaf->level, leaf->shape, leaf->item))
         space |= TLB_GLOBAL;
     unsigned key = (unsigned)(pt_number(layout->protection_key, leaf->item) & 15);
@@ -162,15 +165,15 @@ PT_INLINE unsigned mmu_is_dirty(const pt_format *f, const pt_step_read *leaf, in
     return !marks || write || !pt_has_mark(dirty) || pt_is_marked(dirty, leaf->item);
 }
 
-/* Walks one stage. Returns the status; on PT_OK *entry is the translation to cache. */
+/* Walks one stage. Returns the status; on PT_OK *entry is the translation to cache. The steps are unrolled, so
+ * that the level is known to the compiler where the format is. */
 PT_INLINE int mmu_descend(const pt_format *f, mmu *m, const pt_space *s, const pt_need *need, walk_cache *cache,
                           uint64_t space, int marks, unsigned coalesced, uint64_t va, unsigned kind,
                           tlb_entry *entry) {
-    pt_path path;
     pt_place here = pt_start(s, f);
-    int status = PT_DOWN;
-    uint64_t oa = PT_ALL_ONES;
-    path.count = 0;
+    pt_need wanted = need[kind];
+    int status = PT_DOWN, write = (kind & MMU_WRITE) != 0;
+    uint64_t oa = PT_ALL_ONES, references = 0;
     if (s->rules.check_input && !pt_legal_input(f, &s->rules, va))
         return PT_NOT_CANONICAL;
     if (cache != NULL) {
@@ -178,25 +181,40 @@ PT_INLINE int mmu_descend(const pt_format *f, mmu *m, const pt_space *s, const p
         if (wc_lookup(cache, f->top, va, space, &start))
             here = (pt_place){start.table, start.level, start.rights};
     }
-    while (status == PT_DOWN) {
-        int level = here.level;
-        status = pt_step(f, s, &need[kind], level, va, &here, &oa, &path);
-        if (status != PT_DOWN)
+#pragma GCC unroll 6
+    for (int step = 0; step < PT_MAX_LEVELS; step++) {
+        int level = f->top - step;
+        pt_path one;
+        if (level < 0 || status != PT_DOWN)
             break;
-        if (marks)
-            mmu_mark(s, f, &path.step[path.count - 1], 0);
-        if (cache != NULL)
-            wc_put(cache, level, va, space, &here);
+        if (here.level != level)
+            continue;
+        one.count = 0;
+        status = pt_step(f, s, &wanted, level, va, &here, &oa, &one);
+        if (PT_UNLIKELY(one.count == 0))
+            break;
+        pt_step_read *read = &one.step[0];
+        references++;
+        if (PT_UNLIKELY(m->lines != NULL))
+            m->counts.cycles += mmu_reference(m, read->at);
+        if (status == PT_DOWN) {
+            if (marks)
+                mmu_mark(s, f, read, 0);
+            if (cache != NULL)
+                wc_add(cache, level, va, space, &here);
+        } else if (PT_LIKELY(status == PT_OK)) {
+            read->level = (uint8_t)level;
+            if (level == 0 && f->level[0].shapes == 2)
+                read->shape = 1; /* the only leaf that there is, which the compiler does not see */
+            if (marks)
+                mmu_mark(s, f, read, write);
+            *entry = mmu_entry(f, s, read, space, here.rights, mmu_is_dirty(f, read, marks, write), va, oa, coalesced);
+        }
     }
-    mmu_refer(m, &path);
-    if (status != PT_OK)
-        return status;
-    int write = (kind & MMU_WRITE) != 0;
-    const pt_step_read *leaf = &path.step[path.count - 1];
-    if (marks)
-        mmu_mark(s, f, leaf, write);
-    *entry = mmu_entry(f, s, leaf, space, here.rights, mmu_is_dirty(f, leaf, marks, write), va, oa, coalesced);
-    return PT_OK;
+    m->counts.references += references;
+    if (PT_LIKELY(m->lines == NULL))
+        m->counts.cycles += references * m->cycles[0];
+    return status;
 }
 
 PT_INLINE int mmu_allows(const pt_need *need, uint64_t tag) {
@@ -328,16 +346,40 @@ static int mmu_walk_nested(mmu *m, const pt_space *s, const pt_need *need, uint6
 
 /* -- contexts --------------------------------------------------------------------------------------------- */
 
+/* Asks for the level-0 items of addresses that will be walked soon: found by the items above, which are few and
+ * mostly in a cache. Reads tables alone; moves nothing and counts nothing. */
+PT_INLINE void mmu_look_ahead(const pt_format *f, const pt_space *s, const uint64_t *vas, size_t count, pt_hint *hint) {
+    for (size_t n = 0; n < count; n++) {
+        uint64_t va = vas[n], oa;
+        if (PT_UNLIKELY(!pt_comes_the_same_way(f, hint, va))) {
+            pt_place here = pt_start(s, f);
+            int status = PT_DOWN;
+            for (int level = f->top; level > PT_HINT_LEVEL && status == PT_DOWN; level--)
+                status = pt_step(f, s, NULL, level, va, &here, &oa, NULL);
+            if (status != PT_DOWN)
+                continue;
+            *hint = (pt_hint){va, here, 1};
+        }
+        pt_place here = hint->here;
+        if (pt_step(f, s, NULL, PT_HINT_LEVEL, va, &here, &oa, NULL) == PT_DOWN)
+            pt_prefetch(f, s, 0, va, here.table);
+    }
+}
+
 #define MMU_WALK_OF(NAME, FORMAT)                                                                                  \
     static int mmu_walk_##NAME(mmu *m, const pt_space *s, const pt_need *need, uint64_t va, unsigned kind,          \
                                tlb_entry *entry) {                                                                 \
         return mmu_descend(FORMAT, m, s, need, m->walk_cache, m->now.space, m->now.marks1, m->tlb->coalesced_lg2, \
                            va, kind, entry);                                                                       \
+    }                                                                                                              \
+    static void mmu_look_ahead_##NAME(const pt_space *s, const uint64_t *vas, size_t count, pt_hint *hint) {        \
+        mmu_look_ahead(FORMAT, s, vas, count, hint);                                                               \
     }
 #define MMU_WALK_OF_GENERATED(NAME) MMU_WALK_OF(NAME, &PT_FORMAT_##NAME)
+#define MMU_USE(NAME) c->walk[half] = mmu_walk_##NAME, c->look_ahead[half] = mmu_look_ahead_##NAME;
 #define MMU_USE_IF_GENERATED(NAME)                                                  \
     if (memcmp(c->stage1[half]->format, &PT_FORMAT_##NAME, sizeof(pt_format)) == 0) \
-        c->walk[half] = mmu_walk_##NAME;
+        MMU_USE(NAME)
 
 PT_FORMATS(MMU_WALK_OF_GENERATED)
 MMU_WALK_OF(any, s->format)
@@ -345,10 +387,14 @@ MMU_WALK_OF(any, s->format)
 /* Takes the walks that were compiled for the formats of a context, or those for any format. */
 static inline __attribute__((unused)) void mmu_choose_walks(mmu_context *c) {
     for (unsigned half = 0; half < c->halves; half++) {
-        c->walk[half] = mmu_walk_any;
+        const pt_format *f = c->stage1[half]->format;
+        MMU_USE(any)
         PT_FORMATS(MMU_USE_IF_GENERATED)
+        if (f->top <= PT_HINT_LEVEL || f->has_skips)
+            c->look_ahead[half] = NULL;
         if (c->stage2 != NULL) {
             c->walk[half] = mmu_walk_nested;
+            c->look_ahead[half] = NULL;
             c->physical[half] = *c->stage1[half];
             c->physical[half].memory = c->stage2->memory;
         }
@@ -481,42 +527,69 @@ PT_INLINE unsigned mmu_asks(mmu *m, uint64_t va, unsigned kind, uint64_t *pa, in
     return PT_UNLIKELY(m->behind) ? mmu_request(m, va, kind, pa, status) : mmu_access(m, va, kind, pa, status);
 }
 
-/* Reads in a row, of a CPU. Asked again within the smallest page of the access before, which the first level
- * served and may serve (the entry is still the TLB's most recent one, and its tag the same), nothing but the
- * counts changes. */
-static inline __attribute__((unused)) void mmu_read_many(mmu *m, const uint64_t *vas, size_t count, uint8_t *out) {
-    const tlb *t = m->tlb;
-    uint64_t pa, page = 0, tag = 0, again = 0; /* a tag is never 0: `again` is possible after an access only */
+/* -- batches ---------------------------------------------------------------------------------------------- */
+
+/* A batch is served in chunks: when a quarter of one asked the tables, the next one's items are asked for early. */
+#define MMU_CHUNK 16
+
+/* Accesses of a CPU from `first` to `end`, and on while they go on in one page. Asked again within the smallest
+ * page of the access before, for the same, which the first level served and may serve, nothing but the counts
+ * changes. Returns where it ended. */
+PT_INLINE size_t mmu_ask_chunk(mmu *m, const uint64_t *vas, const uint8_t *sides, unsigned extra, size_t first,
+                               size_t end, size_t count, uint8_t *out) {
+    unsigned lg2 = m->tlb->smallest_lg2;
+    uint64_t pa;
     int status;
-    for (size_t n = 0; n < count; n++) {
-        if (t->recent != NULL && vas[n] >> t->smallest_lg2 == t->recent_page && t->recent_page == page &&
-            t->recent->tag == tag) {
-            again++;
-            out[n] = 0;
+    size_t n = first;
+    while (n < end) {
+        unsigned kind = (sides == NULL ? MMU_READ : sides[n]) | extra, code = mmu_access(m, vas[n], kind, &pa, &status);
+        uint64_t page = vas[n] >> lg2;
+        out[n++] = (uint8_t)code;
+        if (code != 0 || m->tlb->recent == NULL || m->tlb->recent_page != page)
             continue;
-        }
-        m->counts.accesses += again;
-        m->counts.hits[0] += again;
-        again = 0;
-        out[n] = (uint8_t)mmu_access(m, vas[n], MMU_READ, &pa, &status);
-        page = vas[n] >> t->smallest_lg2;
-        tag = out[n] == 0 && t->recent != NULL && t->recent_page == page ? t->recent->tag : 0;
+        size_t again = n;
+        for (; n < count && vas[n] >> lg2 == page && (sides == NULL || (sides[n] | extra) == kind); n++)
+            out[n] = 0;
+        m->counts.accesses += n - again;
+        m->counts.hits[0] += n - again;
     }
-    m->counts.accesses += again;
-    m->counts.hits[0] += again;
+    return n;
 }
 
-/* A batch of accesses; `extra`: what all of them are besides. */
+PT_INLINE void mmu_ask_chunks(mmu *m, const uint64_t *vas, const uint8_t *sides, unsigned extra, size_t count,
+                              uint8_t *out) {
+    pt_hint hint = {0, {0, 0, 0}, 0};
+    int busy = 0;
+    unsigned half_before = 0;
+    for (size_t n = 0; n < count;) {
+        size_t end = count - n < MMU_CHUNK ? count : n + MMU_CHUNK;
+        uint64_t walks = m->counts.walks;
+        if (busy && end < count) {
+            unsigned half = mmu_half(&m->now, vas[end]);
+            hint.set &= half == half_before;
+            half_before = half;
+            if (m->now.look_ahead[half] != NULL)
+                m->now.look_ahead[half](m->now.stage1[half], vas + end,
+                                        count - end < MMU_CHUNK ? count - end : MMU_CHUNK, &hint);
+        }
+        n = mmu_ask_chunk(m, vas, sides, extra, n, end, count, out);
+        busy = (m->counts.walks - walks) * 4 >= MMU_CHUNK;
+    }
+}
+
+/* A batch of accesses; `extra`: what all of them are besides. Reads alone have a loop of their own, in which the
+ * kind is known to the compiler. */
 static inline __attribute__((unused)) void mmu_ask_many(mmu *m, const uint64_t *vas, const uint8_t *sides,
                                                         int reads_alone, unsigned extra, size_t count,
                                                         uint8_t *out) {
     uint64_t pa;
     int status;
-    if (reads_alone && extra == 0 && !m->behind) {
-        mmu_read_many(m, vas, count, out);
-        return;
-    }
-    for (size_t n = 0; n < count; n++)
-        out[n] = (uint8_t)mmu_asks(m, vas[n], sides[n] | extra, &pa, &status);
+    if (m->behind)
+        for (size_t n = 0; n < count; n++)
+            out[n] = (uint8_t)mmu_request(m, vas[n], sides[n] | extra, &pa, &status);
+    else if (reads_alone && extra == 0)
+        mmu_ask_chunks(m, vas, NULL, 0, count, out);
+    else
+        mmu_ask_chunks(m, vas, sides, extra, count, out);
 }
 #endif

@@ -43,6 +43,14 @@ PT_INLINE void wc_put(walk_cache *w, int level, uint64_t va, uint64_t space, con
     w->found[level][n] = (wc_found){below->table, (uint8_t)below->rights, (uint8_t)below->level};
 }
 
+/* The same for an item that a lookup just did not find. */
+PT_INLINE void wc_add(walk_cache *w, int level, uint64_t va, uint64_t space, const pt_place *below) {
+    if (w->map[level].room == 0)
+        return;
+    uint32_t n = om_admit(&w->map[level], va >> w->shift[level], space);
+    w->found[level][n] = (wc_found){below->table, (uint8_t)below->rights, (uint8_t)below->level};
+}
+
 /* Drops the items over [first, last] whose tag is `value` as far as `mask` says. Returns how many. */
 static inline __attribute__((unused)) uint64_t wc_invalidate(walk_cache *w, uint64_t first, uint64_t last,
                                                              uint64_t mask, uint64_t value) {

@@ -20,31 +20,9 @@ PT_INLINE pt_place pt_start(const pt_space *s, const pt_format *f) {
     return (pt_place){s->root, f->top, f->rights};
 }
 
-/* Goes on with an item that was read. Returns PT_DOWN with *here moved to the next table, or the status
- * that the walk ends with; *oa is set only for PT_OK. `need` and `path` may be NULL. */
-PT_INLINE int pt_take(const pt_format *f, const pt_space *s, const pt_need *need, int level, uint64_t ia, uint64_t at,
-                      pt_item item, pt_place *here, uint64_t *oa, pt_path *path) {
-    int kind = pt_usual_kind(level), shape = pt_usual_shape(level);
-    int usual = pt_is_usual(f, &s->rules, level, item);
-    if (PT_UNLIKELY(!usual)) {
-        kind = pt_kind(f, level, item);
-        shape = pt_shape_of(f, level, kind, item);
-    }
-    if (path != NULL && f->level[level].shapes > 2)
-        shape = pt_shape_of(f, level, kind, item); /* a usual leaf may have another shape of the same bits */
-    if (path != NULL)
-        path->step[path->count++] =
-            (pt_step_read){here->table, at, item, (uint8_t)level, (uint8_t)kind, (uint8_t)shape};
-    if (PT_UNLIKELY(!usual)) {
-        if (kind == PT_EMPTY)
-            return PT_NOT_PRESENT;
-        if (kind == PT_RESERVED)
-            return f->unknown_status;
-        if (pt_breaks_rule(f, &s->rules, level, shape, item))
-            return pt_broken_status(f, &s->rules, level, shape, item);
-        if (kind == PT_LEAF && pt_lacks_accessed(f, level, shape, item))
-            return PT_ACCESS_FLAG;
-    }
+/* Goes on with a table or leaf item that breaks no rule, of a kind and shape that the caller knows. */
+PT_INLINE int pt_follow(const pt_format *f, const pt_space *s, const pt_need *need, int level, uint64_t ia,
+                        pt_item item, int kind, int shape, pt_place *here, uint64_t *oa) {
     if (need != NULL)
         here->rights = pt_rights_with(f, level, shape, item, here->rights);
     if (kind == PT_TABLE) {
@@ -66,6 +44,39 @@ PT_INLINE int pt_take(const pt_format *f, const pt_space *s, const pt_need *need
     }
     *oa = pt_leaf_output(f, &s->rules, level, shape, item, ia);
     return PT_OK;
+}
+
+PT_INLINE void pt_note_step(pt_path *path, const pt_place *here, int level, uint64_t at, pt_item item, int kind,
+                            int shape) {
+    if (path != NULL)
+        path->step[path->count++] =
+            (pt_step_read){here->table, at, item, (uint8_t)level, (uint8_t)kind, (uint8_t)shape};
+}
+
+/* Goes on with an item that was read. Returns PT_DOWN with *here moved to the next table, or the status
+ * that the walk ends with; *oa is set only for PT_OK. `need` and `path` may be NULL. The usual item has code of
+ * its own, in which its kind and shape are constants. */
+PT_INLINE int pt_take(const pt_format *f, const pt_space *s, const pt_need *need, int level, uint64_t ia, uint64_t at,
+                      pt_item item, pt_place *here, uint64_t *oa, pt_path *path) {
+    int kind = pt_usual_kind(level), shape = pt_usual_shape(level);
+    if (PT_LIKELY(pt_is_usual(f, &s->rules, level, item))) {
+        if (path != NULL && kind == PT_LEAF && f->level[level].shapes > 2)
+            shape = pt_leaf_shape(f, level, item); /* a usual leaf may have another shape of the same bits */
+        pt_note_step(path, here, level, at, item, kind, shape);
+        return pt_follow(f, s, need, level, ia, item, kind, shape, here, oa);
+    }
+    kind = pt_kind(f, level, item);
+    shape = pt_shape_of(f, level, kind, item);
+    pt_note_step(path, here, level, at, item, kind, shape);
+    if (kind == PT_EMPTY)
+        return PT_NOT_PRESENT;
+    if (kind == PT_RESERVED)
+        return f->unknown_status;
+    if (pt_breaks_rule(f, &s->rules, level, shape, item))
+        return pt_broken_status(f, &s->rules, level, shape, item);
+    if (kind == PT_LEAF && pt_lacks_accessed(f, level, shape, item))
+        return PT_ACCESS_FLAG;
+    return pt_follow(f, s, need, level, ia, item, kind, shape, here, oa);
 }
 
 /* Reads the item of `ia` at `level`, which is where *here is, and goes on with it. */
