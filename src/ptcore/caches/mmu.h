@@ -197,15 +197,16 @@ PT_INLINE int mmu_descend(const pt_format *f, mmu *m, const pt_space *s, const p
         references++;
         if (PT_UNLIKELY(m->lines != NULL))
             m->counts.cycles += mmu_reference(m, read->at);
+        read->level = (uint8_t)level; /* the compiler does not see that it is so */
         if (status == PT_DOWN) {
+            read->shape = 0; /* nor that only tables lead down */
             if (marks)
                 mmu_mark(s, f, read, 0);
             if (cache != NULL)
                 wc_add(cache, level, va, space, &here);
         } else if (PT_LIKELY(status == PT_OK)) {
-            read->level = (uint8_t)level;
             if (level == 0 && f->level[0].shapes == 2)
-                read->shape = 1; /* the only leaf that there is, which the compiler does not see */
+                read->shape = 1; /* nor that this is the only leaf that there is */
             if (marks)
                 mmu_mark(s, f, read, write);
             *entry = mmu_entry(f, s, read, space, here.rights, mmu_is_dirty(f, read, marks, write), va, oa, coalesced);

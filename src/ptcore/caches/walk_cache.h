@@ -18,7 +18,10 @@ typedef struct {
 
 /* The lowest level whose item over `va` is known, or 0; *out is where it points. */
 PT_INLINE int wc_lookup(walk_cache *w, int top, uint64_t va, uint64_t space, wc_found *out) {
-    for (int level = 1; level <= top; level++) {
+#pragma GCC unroll 6
+    for (int level = 1; level < PT_MAX_LEVELS; level++) {
+        if (level > top)
+            break;
         if (w->map[level].room == 0)
             continue;
         uint32_t n = om_find(&w->map[level], va >> w->shift[level], space);
