@@ -533,64 +533,77 @@ PT_INLINE unsigned mmu_asks(mmu *m, uint64_t va, unsigned kind, uint64_t *pa, in
 /* A batch is served in chunks: when a quarter of one asked the tables, the next one's items are asked for early. */
 #define MMU_CHUNK 16
 
+/* Which accesses: at what, of which sides (of one, where it is not 0), and what all of them are besides. */
+typedef struct {
+    const uint64_t *vas;
+    const uint8_t *sides;
+    unsigned side, extra;
+    size_t count;
+    uint8_t *out;
+} mmu_batch;
+
+PT_INLINE unsigned mmu_kind(const mmu_batch *b, size_t n) { return (b->side ? b->side : b->sides[n]) | b->extra; }
+
 /* Accesses of a CPU from `first` to `end`, and on while they go on in one page. Asked again within the smallest
  * page of the access before, for the same, which the first level served and may serve, nothing but the counts
  * changes. Returns where it ended. */
-PT_INLINE size_t mmu_ask_chunk(mmu *m, const uint64_t *vas, const uint8_t *sides, unsigned extra, size_t first,
-                               size_t end, size_t count, uint8_t *out) {
+PT_INLINE size_t mmu_ask_chunk(mmu *m, const mmu_batch *b, size_t first, size_t end) {
     unsigned lg2 = m->tlb->smallest_lg2;
     uint64_t pa;
     int status;
     size_t n = first;
     while (n < end) {
-        unsigned kind = (sides == NULL ? MMU_READ : sides[n]) | extra, code = mmu_access(m, vas[n], kind, &pa, &status);
-        uint64_t page = vas[n] >> lg2;
-        out[n++] = (uint8_t)code;
+        unsigned kind = mmu_kind(b, n), code = mmu_access(m, b->vas[n], kind, &pa, &status);
+        uint64_t page = b->vas[n] >> lg2;
+        b->out[n++] = (uint8_t)code;
         if (code != 0 || m->tlb->recent == NULL || m->tlb->recent_page != page)
             continue;
         size_t again = n;
-        for (; n < count && vas[n] >> lg2 == page && (sides == NULL || (sides[n] | extra) == kind); n++)
-            out[n] = 0;
+        for (; n < b->count && b->vas[n] >> lg2 == page && mmu_kind(b, n) == kind; n++)
+            b->out[n] = 0;
         m->counts.accesses += n - again;
         m->counts.hits[0] += n - again;
     }
     return n;
 }
 
-PT_INLINE void mmu_ask_chunks(mmu *m, const uint64_t *vas, const uint8_t *sides, unsigned extra, size_t count,
-                              uint8_t *out) {
+/* Asks early for the items of a chunk that begins at `first`. `half`: of which the hint is. */
+PT_INLINE void mmu_look_at_chunk(const mmu *m, const mmu_batch *b, size_t first, pt_hint *hint, unsigned *half) {
+    unsigned now = mmu_half(&m->now, b->vas[first]);
+    size_t left = b->count - first;
+    hint->set &= now == *half;
+    *half = now;
+    if (m->now.look_ahead[now] != NULL)
+        m->now.look_ahead[now](m->now.stage1[now], b->vas + first, left < MMU_CHUNK ? left : MMU_CHUNK, hint);
+}
+
+PT_INLINE void mmu_ask_chunks(mmu *m, mmu_batch b) {
     pt_hint hint = {0, {0, 0, 0}, 0};
+    unsigned half = 0;
     int busy = 0;
-    unsigned half_before = 0;
-    for (size_t n = 0; n < count;) {
-        size_t end = count - n < MMU_CHUNK ? count : n + MMU_CHUNK;
+    for (size_t n = 0; n < b.count;) {
+        size_t end = b.count - n < MMU_CHUNK ? b.count : n + MMU_CHUNK;
         uint64_t walks = m->counts.walks;
-        if (busy && end < count) {
-            unsigned half = mmu_half(&m->now, vas[end]);
-            hint.set &= half == half_before;
-            half_before = half;
-            if (m->now.look_ahead[half] != NULL)
-                m->now.look_ahead[half](m->now.stage1[half], vas + end,
-                                        count - end < MMU_CHUNK ? count - end : MMU_CHUNK, &hint);
-        }
-        n = mmu_ask_chunk(m, vas, sides, extra, n, end, count, out);
+        if (busy && end < b.count)
+            mmu_look_at_chunk(m, &b, end, &hint, &half);
+        n = mmu_ask_chunk(m, &b, n, end);
         busy = (m->counts.walks - walks) * 4 >= MMU_CHUNK;
     }
 }
 
-/* A batch of accesses; `extra`: what all of them are besides. Reads alone have a loop of their own, in which the
- * kind is known to the compiler. */
+/* A batch of accesses, all of `side` or of `sides`, with what all of them are besides. Reads alone have a loop of
+ * their own, in which the kind is known to the compiler. */
 static inline __attribute__((unused)) void mmu_ask_many(mmu *m, const uint64_t *vas, const uint8_t *sides,
-                                                        int reads_alone, unsigned extra, size_t count,
-                                                        uint8_t *out) {
+                                                        unsigned side, unsigned extra, size_t count, uint8_t *out) {
+    mmu_batch b = {vas, sides, side, extra, count, out};
     uint64_t pa;
     int status;
     if (m->behind)
         for (size_t n = 0; n < count; n++)
-            out[n] = (uint8_t)mmu_request(m, vas[n], sides[n] | extra, &pa, &status);
-    else if (reads_alone && extra == 0)
-        mmu_ask_chunks(m, vas, NULL, 0, count, out);
+            out[n] = (uint8_t)mmu_request(m, vas[n], mmu_kind(&b, n), &pa, &status);
+    else if (side == MMU_READ && extra == 0)
+        mmu_ask_chunks(m, (mmu_batch){vas, NULL, MMU_READ, 0, count, out});
     else
-        mmu_ask_chunks(m, vas, sides, extra, count, out);
+        mmu_ask_chunks(m, b);
 }
 #endif

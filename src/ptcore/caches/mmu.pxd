@@ -71,7 +71,7 @@ cdef extern from "mmu.h" nogil:
     void mmu_choose_walks(mmu_context *c)
     uint64_t mmu_reference(mmu *m, uint64_t at)
     void mmu_ask_many(
-        mmu *m, const uint64_t *vas, const uint8_t *sides, int reads_alone, unsigned extra, size_t count,
+        mmu *m, const uint64_t *vas, const uint8_t *sides, unsigned side, unsigned extra, size_t count,
         uint8_t *out,
     )
     unsigned mmu_asks(mmu *m, uint64_t va, unsigned kind, uint64_t *pa, int *status)

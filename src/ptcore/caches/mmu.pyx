@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptcore.caches.tlb cimport TLB_GLOBAL, space_of
-from ptcore.caches.tlb import KINDS, addresses_of, sides_of
+from ptcore.caches.tlb cimport TLB_GLOBAL, side_alone, space_of
+from ptcore.caches.tlb import KINDS, addresses_of, sides_of, sides_of_each
 from ptcore.errors import FormatError, OutOfRange, Status
 from ptcore.table.address_space import AddressSpace
 from ptcore.table.nested import Nested
@@ -250,19 +250,21 @@ cdef class Mmu:
         return Outcome(code, Status(status), None, self.c.fault_stage if self.c.now.stage2 != NULL else None)
 
     def access_many(self, vas, kinds=None, user=False):
+        cdef const uint8_t[::1] wanted
+        cdef const uint8_t *each = NULL
         source = addresses_of(vas)
-        needs = sides_of(kinds, source.shape)
+        needs = sides_of_each(kinds, source.shape)
+        cdef unsigned alone = side_alone(kinds, needs), extra = USER if user else 0
         outcomes = np.empty(source.shape, dtype=np.uint8)
         cdef const uint64_t[::1] addresses = source.reshape(-1)
-        cdef const uint8_t[::1] wanted = needs.reshape(-1)
         cdef uint8_t[::1] out = outcomes.reshape(-1)
-        cdef unsigned extra = USER if user else 0
-        cdef bint reads_alone = bool((needs == KINDS["r"]).all())
-        if addresses.shape[0]:
-            with nogil:
-                mmu_ask_many(
-                    &self.c, &addresses[0], &wanted[0], reads_alone, extra, addresses.shape[0], &out[0]
-                )
+        if not addresses.shape[0]:
+            return outcomes
+        if needs is not None:
+            wanted = needs
+            each = &wanted[0]
+        with nogil:
+            mmu_ask_many(&self.c, &addresses[0], each, alone, extra, addresses.shape[0], &out[0])
         return outcomes
 
     def access_span(self, first, count, stride, kind="r", user=False):

@@ -7,6 +7,9 @@
 #include "memory.h"
 #include "tlb_policies.h"
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #define TLB_MAX_SIZES 4
 #define TLB_MAX_ARRAYS 16
@@ -71,6 +74,7 @@ typedef struct {
  * the arrays so that a lookup reads nothing else; kept only where all arrays are LRU, of sets that a mask
  * numbers, and fill each other plainly. Measured: 18 against 9 ns per missing access (bench/). */
 #define TLB_MAX_PROBES 16
+#define TLB_NO_FOLD 63 /* a page has no bit there: it is no byte's number */
 
 typedef struct {
     tlb_array *array;
@@ -78,8 +82,8 @@ typedef struct {
     tlb_entry *entries;
     uint64_t mask, ordered; /* of the sets; of the bits of an order */
     uint32_t ways;
-    uint8_t lg2, fold, level, last; /* fold: the set is of page ^ page >> fold, 63 for the page alone */
-    uint32_t set;                   /* that was asked last */
+    uint8_t lg2, fold, level; /* fold: the set is of page ^ page >> fold, or of the page alone */
+    uint32_t set;             /* that was asked last */
 } tlb_probe;
 
 typedef struct {
@@ -121,16 +125,42 @@ PT_INLINE uint32_t tlb_set_number(const tlb_array *a, uint64_t page) {
     return (uint32_t)(a->set_mask || a->sets == 1 ? index & a->set_mask : index % a->sets);
 }
 
-/* The slot whose entry serves the page, or `ways`. */
+/* Which of four slots hold a page of the same lower half, one bit each. Nearly always that says it all. */
+PT_INLINE uint32_t tlb_four_alike(const uint64_t *pages, uint64_t page) {
+#ifdef __SSE2__
+    __m128 low = _mm_loadu_ps((const float *)pages), high = _mm_loadu_ps((const float *)(pages + 2));
+    __m128i halves = _mm_castps_si128(_mm_shuffle_ps(low, high, _MM_SHUFFLE(2, 0, 2, 0)));
+    return (uint32_t)_mm_movemask_ps(_mm_castsi128_ps(_mm_cmpeq_epi32(halves, _mm_set1_epi32((int)page))));
+#else
+    uint32_t alike = 0;
+    for (uint32_t n = 0; n < 4; n++)
+        alike |= (uint32_t)((uint32_t)pages[n] == (uint32_t)page) << n;
+    return alike;
+#endif
+}
+
+PT_INLINE int tlb_is_slot(const uint64_t *pages, const tlb_entry *entries, uint32_t slot, uint64_t page,
+                          uint64_t wanted) {
+    uint64_t match = entries[slot].tag & TLB_MATCHED;
+    return pages[slot] == page && (match == wanted || match == (wanted | TLB_GLOBAL));
+}
+
+/* The slot whose entry serves the page, or `ways`. Slots are compared sixteen at a time, without a branch. */
 PT_INLINE uint32_t tlb_slot(const uint64_t *pages, const tlb_entry *entries, uint32_t ways, uint64_t page,
                             uint64_t wanted) {
-#pragma GCC unroll 12
-    for (uint32_t slot = 0; slot < ways; slot++)
-        if (pages[slot] == page) {
-            uint64_t match = entries[slot].tag & TLB_MATCHED;
-            if (match == wanted || match == (wanted | TLB_GLOBAL))
+    for (uint32_t first = 0; first < ways; first += 16) {
+        uint32_t end = ways - first < 16 ? ways : first + 16, alike = 0, n = first;
+#pragma GCC unroll 4
+        for (; n + 4 <= end; n += 4)
+            alike |= tlb_four_alike(pages + n, page) << (n - first);
+        for (; n < end; n++)
+            alike |= (uint32_t)(pages[n] == page) << (n - first);
+        for (; alike != 0; alike &= alike - 1) {
+            uint32_t slot = first + (uint32_t)__builtin_ctz(alike);
+            if (PT_LIKELY(tlb_is_slot(pages, entries, slot, page, wanted)))
                 return slot;
         }
+    }
     return ways;
 }
 
@@ -139,7 +169,7 @@ PT_INLINE void tlb_touch(tlb_array *a, uint32_t set, uint32_t ways, uint32_t slo
     uint64_t *state = &a->state[set];
     if (PT_LIKELY(a->policy == TLB_LRU)) {
         if (PT_LIKELY(ways <= TLB_WORD_SLOTS))
-            *state = tlb_newest(*state, slot, tlb_place_of(*state, slot));
+            *state = tlb_newest(*state, slot);
         else
             tlb_row_newest(a->rows + (size_t)set * ways, slot);
     } else if (a->policy != TLB_FIFO) {
@@ -152,7 +182,7 @@ PT_INLINE void tlb_place(tlb_array *a, uint32_t set, uint32_t ways, uint32_t slo
     if (!tlb_ordered(a))
         tlb_note(a->policy, ways, state, slot, 1);
     else if (ways <= TLB_WORD_SLOTS)
-        *state = tlb_newest(*state, slot, tlb_place_of(*state, slot));
+        *state = tlb_newest(*state, slot);
     else
         tlb_row_newest(a->rows + (size_t)set * ways, slot);
 }
@@ -232,8 +262,7 @@ static void tlb_plan_side(tlb *t, tlb_plan *plan, unsigned side) {
                 plan->probe[plan->count++] =
                     (tlb_probe){a, a->pages, a->state, a->entries, a->sets - 1,
                                 a->ways < TLB_WORD_SLOTS ? ((uint64_t)1 << 4 * a->ways) - 1 : UINT64_MAX, a->ways,
-                                a->page_lg2[s], a->index_xor ? a->index_xor : 63, a->level,
-                                (uint8_t)(4 * (a->ways - 1)), 0};
+                                a->page_lg2[s], a->index_xor ? a->index_xor : TLB_NO_FOLD, a->level, 0};
     }
     uint32_t takers = 0, same = 0;
     for (uint32_t n = 0; plan->count != 0 && n < t->arrays; n++)
@@ -250,51 +279,62 @@ static inline __attribute__((unused)) void tlb_make_plans(tlb *t) {
         tlb_plan_side(t, &t->plan[n], 1u << n);
 }
 
-PT_INLINE tlb_entry *tlb_probe_hit(const tlb_probe *p, uint32_t ways, uint64_t page, uint64_t wanted) {
-    size_t set = p->set, row = set * ways;
+PT_INLINE uint32_t tlb_probe_set(const tlb_probe *p, uint64_t page) {
+    return (uint32_t)((p->fold == TLB_NO_FOLD ? page : page ^ page >> p->fold) & p->mask);
+}
+
+/* A hit in a set of a number of ways that the compiler knows, or not. */
+PT_INLINE tlb_entry *tlb_probe_hit(const tlb_probe *p, uint32_t ways, size_t set, uint64_t page, uint64_t wanted) {
+    size_t row = set * ways;
     uint32_t slot = tlb_slot(p->pages + row, p->entries + row, ways, page, wanted);
     if (slot == ways)
         return NULL;
-    if (ways <= TLB_WORD_SLOTS)
-        p->state[set] = tlb_newest(p->state[set], slot, tlb_place_of(p->state[set], slot));
+    if (PT_LIKELY(ways <= TLB_WORD_SLOTS))
+        p->state[set] = tlb_newest(p->state[set], slot);
     else
         tlb_row_newest(p->array->rows + row, slot);
     return p->entries + row + slot;
 }
 
+/* Puts an entry into a set that was just asked and has it not, in the place of the oldest. Returns where it is. */
+PT_INLINE tlb_entry *tlb_probe_place(const tlb_probe *p, uint32_t ways, size_t set, uint64_t page,
+                                     const tlb_entry *entry) {
+    size_t row = set * ways;
+    if (PT_LIKELY(ways <= TLB_WORD_SLOTS)) {
+        uint64_t order = p->state[set], slot = order >> 4 * (ways - 1) & 15;
+        p->state[set] = (order << 4 | slot) & p->ordered;
+        row += slot;
+    } else {
+        uint32_t slot = p->array->rows[row + ways - 1];
+        tlb_row_newest(p->array->rows + row, slot);
+        row += slot;
+    }
+    p->pages[row] = page;
+    p->entries[row] = *entry;
+    return p->entries + row;
+}
+
 PT_INLINE tlb_entry *tlb_ask(tlb_probe *p, uint64_t va, uint64_t space) {
     uint64_t page = va >> p->lg2, wanted = space | (uint64_t)p->lg2 << TLB_LG2_AT;
-    p->set = (uint32_t)((page ^ page >> p->fold) & p->mask);
+    uint32_t set = p->set = tlb_probe_set(p, page);
     switch (p->ways) {
     case 4:
-        return tlb_probe_hit(p, 4, page, wanted);
+        return tlb_probe_hit(p, 4, set, page, wanted);
     case 8:
-        return tlb_probe_hit(p, 8, page, wanted);
+        return tlb_probe_hit(p, 8, set, page, wanted);
     case 12:
-        return tlb_probe_hit(p, 12, page, wanted);
+        return tlb_probe_hit(p, 12, set, page, wanted);
     default:
-        return tlb_probe_hit(p, p->ways, page, wanted);
+        return tlb_probe_hit(p, p->ways, set, page, wanted);
     }
 }
 
 /* Puts an entry of the plan's size into the arrays above `level`, all of which were just asked and hold none. */
 PT_INLINE void tlb_fill_plan(const tlb_plan *plan, const tlb_entry *entry, uint64_t va, unsigned level) {
     uint64_t page = va >> plan->lg2;
-    for (unsigned n = 0; n < plan->count && plan->probe[n].level < level; n++) {
-        const tlb_probe *p = &plan->probe[n];
-        size_t set = p->set, row = set * p->ways;
-        if (PT_LIKELY(p->ways <= TLB_WORD_SLOTS)) {
-            uint64_t order = p->state[set], slot = order >> p->last & 15;
-            p->state[set] = (order << 4 | slot) & p->ordered;
-            row += slot;
-        } else {
-            uint32_t slot = p->array->rows[row + p->ways - 1];
-            tlb_row_newest(p->array->rows + row, slot);
-            row += slot;
-        }
-        p->pages[row] = page;
-        p->entries[row] = *entry;
-    }
+    tlb_entry held = *entry; /* which the compiler knows to be apart from those that are written */
+    for (unsigned n = 0; n < plan->count && plan->probe[n].level < level; n++)
+        tlb_probe_place(&plan->probe[n], plan->probe[n].ways, plan->probe[n].set, page, &held);
 }
 
 /* -- filling ---------------------------------------------------------------------------------------------- */
@@ -341,7 +381,7 @@ PT_INLINE void tlb_replace(tlb *t, tlb_array *a, uint32_t ways, uint64_t page, c
     uint32_t set = tlb_set_number(a, page), slot = tlb_given_up(t, a, set, ways);
     tlb_store(a, (size_t)set * ways + slot, page, entry);
     if (PT_LIKELY(ways <= TLB_WORD_SLOTS))
-        a->state[set] = tlb_newest(a->state[set], slot, 4 * (ways - 1));
+        a->state[set] = tlb_newest(a->state[set], slot);
     else
         tlb_place(a, set, ways, slot);
 }
@@ -603,33 +643,5 @@ PT_INLINE tlb_entry *tlb_lookup(tlb *t, uint64_t va, uint64_t space, unsigned si
         return tlb_found(t, found, va, space, side, *level);
     }
     return NULL;
-}
-
-/* -- batches ---------------------------------------------------------------------------------------------- */
-
-/* The code of a lookup that no level served. */
-#define TLB_MISS 254
-
-/* Looks up one address; what is not there is brought in as `entry` says, at its page. */
-PT_INLINE uint8_t tlb_serve(tlb *t, uint64_t va, unsigned side, const tlb_entry *entry) {
-    unsigned level;
-    if (tlb_lookup(t, va, entry->tag & TLB_SPACE, side, &level) != NULL)
-        return (uint8_t)level;
-    tlb_entry made = {va & ~(tlb_bytes(entry->tag) - 1), entry->tag};
-    tlb_refill(t, &made, va, side, TLB_MAX_LEVELS);
-    return TLB_MISS;
-}
-
-/* Serves a batch. Loads alone have a loop of their own, in which the side is known to the compiler: measured, it
- * takes a quarter less time on random streams. */
-static inline __attribute__((unused)) void tlb_serve_many(tlb *t, const uint64_t *vas, const uint8_t *sides,
-                                                          int loads_alone, size_t count, tlb_entry entry,
-                                                          uint8_t *out) {
-    if (loads_alone)
-        for (size_t n = 0; n < count; n++)
-            out[n] = tlb_serve(t, vas[n], TLB_LOAD, &entry);
-    else
-        for (size_t n = 0; n < count; n++)
-            out[n] = tlb_serve(t, vas[n], sides[n], &entry);
 }
 #endif

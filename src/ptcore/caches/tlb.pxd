@@ -3,7 +3,6 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "tlb.h" nogil:
     enum:
-        TLB_MISS
         TLB_MAX_LEVELS
     const uint64_t TLB_GLOBAL
     const uint64_t TLB_SPACE
@@ -70,13 +69,19 @@ cdef extern from "tlb.h" nogil:
     tlb_entry *tlb_lookup(tlb *t, uint64_t va, uint64_t space, unsigned side, unsigned *level)
     void tlb_fill(tlb *t, const tlb_entry *entry, uint64_t va, unsigned side, unsigned level)
     void tlb_refill(tlb *t, const tlb_entry *entry, uint64_t va, unsigned side, unsigned level)
-    void tlb_serve_many(
-        tlb *t, const uint64_t *vas, const uint8_t *sides, int loads_alone, size_t count, tlb_entry entry,
-        uint8_t *out,
-    )
     uint64_t tlb_invalidate(tlb *t, uint64_t first, uint64_t last, const tlb_chosen *c)
     uint64_t tlb_invalidate_all(tlb *t, const tlb_chosen *c, unsigned level)
     bint tlb_holds(const tlb *t, uint64_t first, uint64_t last)
+
+
+cdef extern from "tlb_batch.h" nogil:
+    enum:
+        TLB_MISS
+
+    void tlb_serve_many(
+        tlb *t, const uint64_t *vas, const uint8_t *sides, unsigned side, size_t count, tlb_entry entry,
+        uint8_t *out,
+    )
 
 
 cdef class Tlb:
@@ -88,3 +93,4 @@ cdef class Tlb:
 
 cdef uint64_t space_of(asid, vmid) except? 0xFFFF_FFFF_FFFF_FFFF
 cdef tlb_chosen chosen(asid, vmid, bint with_global, bint larger_stay, bint tagged=*) except *
+cdef unsigned side_alone(kinds, sides) except? 0xFFFF

@@ -133,3 +133,8 @@ def addresses_of(vas: npt.ArrayLike) -> NDArray[np.uint64]:
 
 def sides_of(kinds: npt.ArrayLike | str | None, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Return the side of each access as a bit: 1 load, 2 store, 4 fetch."""
+
+def sides_of_each(
+    kinds: npt.ArrayLike | str | None, shape: tuple[int, ...]
+) -> NDArray[np.uint8] | None:
+    """Return what sides_of does, flat; None where `kinds` is one text, or left out, that speaks for all."""

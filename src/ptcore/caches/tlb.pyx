@@ -96,7 +96,7 @@ def addresses_of(vas):
         return source.astype(np.uint64).reshape(np.shape(vas))
     if source.size and source.dtype.kind not in "iu":
         raise TypeError(f"addresses are integers, not {source.dtype}")
-    if source.size and source.min() < 0:
+    if source.size and source.dtype.kind == "i" and source.min() < 0:
         raise OutOfRange(f"{int(source.min())} is no 64-bit address")
     return np.asarray(source, dtype=np.uint64, order="C")
 
@@ -117,6 +117,18 @@ def sides_of(kinds, shape):
     if not sides.all():
         raise ValueError("kinds are 'r', 'w' or 'x'")
     return sides
+
+
+cdef unsigned side_alone(kinds, sides) except? 0xFFFF:
+    """Return the side of all accesses of a batch, 0 where they differ; `sides` is what sides_of gave, or None."""
+    if sides is None:
+        return side_of("r" if kinds is None else kinds)
+    return sides.flat[0] if sides.size and bool((sides == sides.flat[0]).all()) else 0
+
+
+def sides_of_each(kinds, shape):
+    """Return what sides_of does, flat; None where one text speaks for all."""
+    return None if kinds is None or isinstance(kinds, str) else sides_of(kinds, shape).reshape(-1)
 
 
 cdef int allocate(tlb_array *array) except -1:
@@ -238,7 +250,8 @@ cdef class Tlb:
         cdef const uint8_t[::1] sides
         cdef uint8_t[::1] out
         cdef uint64_t space = space_of(asid, vmid)
-        cdef bint loads_alone
+        cdef const uint8_t *each = NULL
+        cdef unsigned alone
         cdef tlb_entry entry
         size = parse_size(page_size)
         if size & (size - 1) or not any(
@@ -246,18 +259,20 @@ cdef class Tlb:
         ):
             raise AddressError(f"page_size {size} is no power of two that some array holds")
         source = addresses_of(vas)
+        asked = sides_of_each(kinds, source.shape)
+        alone = side_alone(kinds, asked)
         outcomes = np.empty(source.shape, dtype=np.uint8)
-        asked = sides_of(kinds, source.shape).reshape(-1)
-        if not asked.size:
+        if not source.size:
             return outcomes
         addresses = source.reshape(-1)
-        sides = asked
         out = outcomes.reshape(-1)
-        loads_alone = bool((asked == KINDS["r"]).all())
+        if asked is not None:
+            sides = asked
+            each = &sides[0]
         entry.pa = 0
         entry.tag = tlb_tag(space, size.bit_length() - 1, ALL_RIGHTS, 1, 0)
         with nogil:
-            tlb_serve_many(&self.c, &addresses[0], &sides[0], loads_alone, addresses.shape[0], entry, &out[0])
+            tlb_serve_many(&self.c, &addresses[0], each, alone, addresses.shape[0], entry, &out[0])
         return outcomes
 
     def invalidate(

@@ -15,21 +15,21 @@ enum { TLB_LRU, TLB_FIFO, TLB_RANDOM, TLB_PLRU, TLB_SRRIP, TLB_MRU_PLRU4 };
 #define TLB_IN_ORDER 0xFEDCBA9876543210ull
 #define TLB_EACH_SLOT 0x1111111111111111ull
 
-/* Where a slot stands in the word, in bits. */
-PT_INLINE unsigned tlb_place_of(uint64_t order, uint64_t slot) {
+/* Where a slot stands in the word: the lowest bit set is the highest of its place. */
+PT_INLINE uint64_t tlb_mark_of(uint64_t order, uint64_t slot) {
     uint64_t others = order ^ slot * TLB_EACH_SLOT;
-    return (unsigned)__builtin_ctzll((others - TLB_EACH_SLOT) & ~others & 8 * TLB_EACH_SLOT) - 3;
+    return (others - TLB_EACH_SLOT) & ~others & 8 * TLB_EACH_SLOT;
 }
 
-/* The slot at `place` becomes the newest. */
-PT_INLINE uint64_t tlb_newest(uint64_t order, uint64_t slot, unsigned place) {
-    uint64_t newer = order & (((uint64_t)1 << place) - 1), older = order & ~(((uint64_t)16 << place) - 1);
-    return older | newer << 4 | slot;
+/* The slot becomes the newest: all up to its place move by one. */
+PT_INLINE uint64_t tlb_newest(uint64_t order, uint64_t slot) {
+    uint64_t mark = tlb_mark_of(order, slot), moving = mark ^ (mark - 1);
+    return order ^ ((order ^ (order << 4 | slot)) & moving);
 }
 
 /* The slot becomes the oldest of `ways`. */
 PT_INLINE uint64_t tlb_oldest(uint64_t order, uint32_t ways, uint64_t slot) {
-    unsigned place = tlb_place_of(order, slot), end = 4 * (ways - 1);
+    unsigned place = (unsigned)__builtin_ctzll(tlb_mark_of(order, slot)) - 3, end = 4 * (ways - 1);
     uint64_t newer = order & (((uint64_t)1 << place) - 1), beyond = order & ~(((uint64_t)16 << end) - 1);
     uint64_t older = (order & ~beyond) >> 4 & ~(((uint64_t)1 << place) - 1) & (((uint64_t)1 << end) - 1);
     return beyond | slot << end | older | newer;
