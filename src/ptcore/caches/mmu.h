@@ -573,7 +573,7 @@ PT_INLINE void mmu_look_at_chunk(const mmu *m, const mmu_batch *b, size_t first,
     size_t left = b->count - first;
     hint->set &= now == *half;
     *half = now;
-    if (m->now.look_ahead[now] != NULL)
+    if (m->now.look_ahead[now] != NULL && m->now.stage1[now]->memory->flat_room != 0) /* else no hint could help */
         m->now.look_ahead[now](m->now.stage1[now], b->vas + first, left < MMU_CHUNK ? left : MMU_CHUNK, hint);
 }
 
