@@ -10,7 +10,7 @@ GUESTS ?=
 
 run: $(VENV)/.ready-run
 	@$(BIN)/ptcore compare $(TRACE)
-	@$(BIN)/ptcore compare device_memory --size 200
+	@$(BIN)/ptcore compare guest_memfd --size 300 --strategies all
 	@$(BIN)/ptcore validate vmalloc $(TRACE)
 	@$(BIN)/ptcore validate iommu
 	@$(BIN)/ptcore validate published

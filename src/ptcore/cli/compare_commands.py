@@ -22,6 +22,7 @@ from ptcore.study.compare import Comparison, compare_all
 from ptcore.study.measures import GROUPS, Measured
 from ptcore.study.outputs import whole_file
 from ptcore.study.questions import QUESTIONS, WINNERS, Answer, answers, winners
+from ptcore.study.regret import Phase, regret
 from ptcore.study.report import report
 from ptcore.study.tables import write_parquet
 from ptcore.study.uncertainty import factor
@@ -30,6 +31,7 @@ from ptcore.workloads.scenarios import DEFAULT_CPUS, DEFAULT_SIZE, SCENARIOS, sc
 from ptcore.workloads.steps import Workload
 
 ALIKE_SHOWN = 3
+ALL = "all"
 
 
 def in_words(answer: Answer) -> str:
@@ -87,8 +89,9 @@ def _short(value: Measured) -> Measured:
     return "by design" if isinstance(value, str) else value
 
 
-def show_one(found: Comparison) -> None:
+def show_one(several: Sequence[Comparison]) -> None:
     """Print a comparison on one workload: answers, every figure, what they rest on."""
+    (found,) = several
     show.note(
         f"{found.workload}: {found.steps:,} steps on {found.cpus} CPUs ({found.cpu}), pages touched "
         f"{found.touch}"
@@ -151,6 +154,32 @@ def show_several(several: Sequence[Comparison]) -> None:
     _show_rest(several[0])
 
 
+def show_regret(workload: str, phases: Sequence[Phase]) -> None:
+    """Print what the hybrid cost beside the best of its parts alone, phase by phase."""
+    rows = [
+        [
+            n,
+            phase.start_ns / 1e6,
+            phase.cycles,
+            phase.best,
+            phase.alone[phase.best],
+            f"{phase.regret:+.1%}",
+        ]
+        for n, phase in enumerate(phases, 1)
+    ]
+    show.table(
+        f"The hybrid on {workload} beside the best of its parts alone",
+        ["phase", "from (ms)", "cycles", "best part", "its cycles", "regret"],
+        rows,
+    )
+
+
+def _strategies(chosen: str | None) -> list[str] | None:
+    if chosen == ALL:
+        return list(known_strategies.names())
+    return [name.strip() for name in chosen.split(",")] if chosen else None
+
+
 def _saver(folder: Path, several: bool) -> Callable[[str, str, Ledger], None]:
     def save(workload: str, strategy: str, ledger: Ledger) -> None:
         place = folder / workload.partition(",")[0] if several else folder
@@ -189,7 +218,7 @@ def _as_dict(found: Comparison) -> dict[str, Any]:
     "--strategies",
     "-s",
     "chosen",
-    help="Names, or one's own as package.module:maker, separated by commas; default: all but those "
+    help="Names, or one's own as package.module:maker, separated by commas; 'all'; default: all but those "
     "that work page by page.",
 )
 @click.option(
@@ -235,6 +264,12 @@ def _as_dict(found: Comparison) -> dict[str, Any]:
     type=click.Path(dir_okay=False),
     help="Write every figure, a row per workload and strategy (extra: parquet).",
 )
+@click.option(
+    "--regret",
+    "regret_",
+    is_flag=True,
+    help="Say what the hybrid cost beside the best of its parts alone, phase by phase.",
+)
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 @says_errors
 def compare(
@@ -248,6 +283,7 @@ def compare(
     ledgers: str | None,
     html: str | None,
     parquet: str | None,
+    regret_: bool,
     json_: bool,
     **machine: Any,
 ) -> None:
@@ -262,23 +298,27 @@ def compare(
     steps = [_workload(name, size, machine["cpus"], seed, uses) for name in named]
     if chosen and ":" in chosen:
         sys.path.insert(0, "")  # one's own strategies may stand in the folder one is in
+    prices = DEFAULT_CONSTANTS if constants is None else read_constants(constants)
     with progress_bar("comparing") as move:
         several = compare_all(
             steps,
-            [name.strip() for name in chosen.split(",")] if chosen else None,
-            constants=DEFAULT_CONSTANTS if constants is None else read_constants(constants),
+            _strategies(chosen),
+            constants=prices,
             progress=move,
             keep=None if ledgers is None else _saver(Path(ledgers), len(steps) > 1),
             **machine,
         )
     if html is not None:
         report(several, html)
+    lost = [regret(w, constants=prices, touch=machine["touch"]) for w in steps if regret_]
     if parquet is not None:
         write_parquet(several, parquet)
     if json_:
         found = [_as_dict(one) for one in several]
+        for one, phases in zip(found, lost, strict=False):
+            one["regret"] = [phase.as_dict() for phase in phases]
         show.as_json(found[0] if len(found) == 1 else {"comparisons": found})
-    elif len(several) == 1:
-        show_one(several[0])
-    else:
-        show_several(several)
+        return
+    (show_one if len(several) == 1 else show_several)(several)
+    for compared, phases in zip(several, lost, strict=False):
+        show_regret(compared.workload, phases)

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from ptcore import strategies
 from ptcore.cli import show
 from ptcore.cli.commands import ptcore
 from ptcore.study.questions import QUESTIONS
@@ -53,6 +54,25 @@ def test_all_scenarios_are_those_that_are_listed() -> None:
     names = [one["workload"].split(",")[0] for one in json.loads(out)["comparisons"]]
     assert names == list(SCENARIOS)
     assert run("secrets", "--all-scenarios")[0] == 2
+
+
+def test_all_strategies_are_those_that_are_listed() -> None:
+    code, out, _ = run("guest_memfd", "--size", "5", "-s", "all", "--json")
+    assert code == 0
+    assert [row["strategy"] for row in json.loads(out)["rows"]] == list(strategies.names())
+
+
+def test_the_hybrids_regret_is_shown_phase_by_phase() -> None:
+    arguments = ("phases", "--size", "40", "-s", "hybrid", "--regret")
+    code, out, _ = run(*arguments, "--json")
+    assert code == 0
+    phases = json.loads(out)["regret"]
+    assert len(phases) == 4
+    for phase in phases:
+        least = min(phase["alone"].values())
+        assert phase["alone"][phase["best"]] == least
+        assert phase["regret"] == pytest.approx(phase["cycles"] / least - 1)
+    assert "beside the best of its parts alone" in run(*arguments)[1]
 
 
 def test_another_cpus_hardware_misses_otherwise(tmp_path: Path) -> None:
