@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from ptcore.cli.commands import ptcore
+from ptcore.study import validate_published as validate_published_module
 from ptcore.study.validate_published import TARGETS, Outcome, Target, validate_published
 
 
@@ -64,3 +65,15 @@ def test_the_command_prints_them_as_json() -> None:
     assert result.exit_code == 0, result.output
     rows = json.loads(result.output)["targets"]
     assert [row["name"] for row in rows] == [target.name for target in TARGETS]
+
+
+def test_a_gather_that_nothing_pays_for_leaves_stale_translations(monkeypatch) -> None:
+    monkeypatch.setattr(validate_published_module, "pay", lambda *_, **__: [])
+    assert validate_published_module.stale_survivors("vtd") >= 24
+    assert validate_published_module.larger_survivors() == 1
+
+
+def test_the_wait_for_other_cpus_grows_with_them_and_their_work_does_not() -> None:
+    few, many = (validate_published_module.slowdown("naive_unmap", cpus) for cpus in (2, 4))
+    interrupt = 1000 / validate_published_module.POPULATE_NS
+    assert many - few == pytest.approx(2 * interrupt, rel=0.05)
