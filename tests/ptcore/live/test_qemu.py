@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -305,6 +306,30 @@ def test_a_machine_is_named_by_a_text(machine: tuple[Guest, Frozen]) -> None:
 def test_a_text_that_names_no_machine_is_refused(text: str) -> None:
     with pytest.raises(ImageError, match="names no machine"):
         named(text)
+
+
+@pytest.mark.parametrize("page", ["docs/live.md", "README.md"])
+def test_the_example_runs(page: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    guest = snapshots.load(GUESTS[0])
+    why = missing(guest.architecture)
+    if why:
+        pytest.skip(why)
+    text = (Path(__file__).parents[3] / page).read_text()
+    (code,) = [
+        block
+        for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+        if "live.qemu" in block
+    ]
+    with frozen(guest, tmp_path) as started:
+        code = code.replace("unix:/run/vm.qmp", started.qmp).replace(
+            "unix:/run/vm.gdb", started.gdb
+        )
+        exec(compile(code, page, "exec"), {"ptcore": ptcore})
+    out = capsys.readouterr().out
+    assert "Walk(va=0xffff888000000000" in out
+    if page == "docs/live.md":
+        assert out.count("'cr3'") == 3
+        assert len(out.splitlines()) > 20
 
 
 def test_places_where_nothing_answers_are_refused(tmp_path: Path) -> None:
