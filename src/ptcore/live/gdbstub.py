@@ -80,13 +80,14 @@ class GdbStub:
         self._socket = connect(place, timeout)
         self._pending = bytearray()
         self._acknowledge = True
+        self._unacknowledged = 0
         self.round_trips = 0
         features = self.ask(b"qSupported:multiprocess-;qXfer:features:read+").decode("latin-1")
         said = dict(part.partition("=")[::2] for part in features.split(";"))
         size = said.get("PacketSize")
         self._packet_bytes = int(size, 16) if size else DEFAULT_PACKET_BYTES
         if self.ask(b"QStartNoAckMode") == b"OK":
-            self._acknowledge = False
+            self._acknowledge = False  # what is owed of this answer is sent still
         self._physical = False
         self._described: tuple[tuple[int, str], ...] = ()
 
@@ -102,10 +103,9 @@ class GdbStub:
         Raises ImageError when the connection ends or no answer comes in time.
         """
         waiting = list(payloads)
-        ahead = 1 if self._acknowledge else AHEAD
         answers: list[bytes] = []
-        for at in range(0, len(waiting), ahead):
-            some = waiting[at : at + ahead]
+        for at in range(0, len(waiting), AHEAD):
+            some = waiting[at : at + AHEAD]
             self._send(b"".join(map(framed, some)))
             answers += [self._receive() for _ in some]
         return answers
@@ -124,9 +124,14 @@ class GdbStub:
         return text.decode("utf-8", "replace").replace("\r", "")
 
     def _send(self, packets: bytes) -> None:
+        """Send packets, the acknowledgements of what was received before them ahead of them.
+
+        QEMU takes the start of a packet for an acknowledgement as well: requests need not wait for any.
+        """
         self.round_trips += 1
+        owed, self._unacknowledged = self._unacknowledged, 0
         try:
-            self._socket.sendall(packets)
+            self._socket.sendall(b"+" * owed + packets)
         except OSError as error:
             raise ImageError(f"{self._name}: the gdbstub is gone ({error})") from None
 
@@ -156,8 +161,7 @@ class GdbStub:
         del self._pending[: end + 3]
         if said.lower() != b"%02x" % (sum(payload) & 0xFF):
             raise ImageError(f"{self._name}: a packet's checksum is {said!r}, not that of its text")
-        if self._acknowledge:
-            self._socket.sendall(b"+")
+        self._unacknowledged += self._acknowledge
         return unescaped(payload)
 
     # -- registers ---------------------------------------------------------------------------

@@ -61,7 +61,7 @@ class Link(RunReader, Protocol):
 
 
 class GdbLink:
-    """Memory and registers through a gdbstub: some 0.4 ms per page, wherever it lies."""
+    """Memory and registers through a gdbstub: some 0.2 ms per page, wherever it lies."""
 
     gap_pages = 0
 

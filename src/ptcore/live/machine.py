@@ -145,8 +145,8 @@ def qemu(
     come memory and the registers of every architecture, over a network too. Through `qmp` QEMU writes
     memory to files in the folder of temporary files, far faster where it shares that folder (needs
     qemu.qmp: `ptcore[live]`); the registers are then those that the monitor prints: enough on x86 and
-    RISC-V, not on AArch64. With both, each is used for what it is better at. A gdbstub stops the machine
-    when something connects; a machine that ran goes on running if `qmp` is given too, otherwise
+    RISC-V, not on AArch64. With both, registers come through the gdbstub and memory through QMP, if QEMU
+    shares the folder. A gdbstub stops the machine when something connects; a machine that ran goes on running if `qmp` is given too, otherwise
     `resume()` it. `memory`: (start, bytes) of what exists, if QEMU's own map is not to be believed.
     `timeout`: seconds to wait for an answer.
 
