@@ -143,12 +143,13 @@ def qemu(
 
     `qmp`, `gdb`: "unix:PATH", a path, or "HOST:PORT", as given to QEMU's -qmp and -gdb. Through `gdb`
     come memory and the registers of every architecture, over a network too. Through `qmp` QEMU writes
-    memory to files in the folder of temporary files, far faster where it shares that folder (needs
-    qemu.qmp: `ptcore[live]`); the registers are then those that the monitor prints: enough on x86 and
-    RISC-V, not on AArch64. With both, registers come through the gdbstub and memory through QMP, if QEMU
-    shares the folder. A gdbstub stops the machine when something connects; a machine that ran goes on running if `qmp` is given too, otherwise
-    `resume()` it. `memory`: (start, bytes) of what exists, if QEMU's own map is not to be believed.
-    `timeout`: seconds to wait for an answer.
+    memory to files in the folder of temporary files, which it must share (needs qemu.qmp:
+    `ptcore[live]`): far faster for many pages side by side; the registers are then those that the
+    monitor prints, enough on x86 and RISC-V, not on AArch64. With both, registers come through the
+    gdbstub, and memory through QMP if QEMU shares the folder. A gdbstub stops the machine when
+    something connects; a machine that ran goes on running if `qmp` is given too, otherwise `resume()`
+    it. `memory`: (start, bytes) of what exists, if QEMU's own map is not to be believed. `timeout`:
+    seconds to wait for an answer.
 
     Raises TypeError without a place; OSError and ImageError when nothing answers there.
     """
