@@ -13,6 +13,7 @@ from ptcore.errors import PtcoreError, Status
 from ptcore.memory import Cpu, Image, PageReader, PhysicalMemory, open_image
 from ptcore.table import AddressSpace, Nested, Owed, PageTable, Walk, guest_memory
 from ptcore.table.diff import diff
+from ptcore.table.listing import Columns
 from ptcore.units import Span
 from ptcore.upstairs import __dir__ as __dir__
 from ptcore.upstairs import __getattr__ as __getattr__
@@ -20,6 +21,7 @@ from ptcore.upstairs import __getattr__ as __getattr__
 __all__ = [
     "AddressSpace",
     "AddressTree",
+    "Columns",
     "Cpu",
     "Event",
     "Handle",
@@ -43,12 +45,15 @@ __all__ = [
     "TlbLevel",
     "Walk",
     "WalkCache",
+    "check",
     "diff",
     "errors",
+    "find_roots",
     "formats",
     "guest_memory",
     "live",
     "open_image",
+    "reverse_many",
     "strategies",
     "study",
     "units",

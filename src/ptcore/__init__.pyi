@@ -7,12 +7,17 @@ from ptcore.errors import PtcoreError, Status
 from ptcore.machine import Event, Handle, Ledger, Machine, Request, Strategy
 from ptcore.memory import Cpu, Image, PageReader, PhysicalMemory, open_image
 from ptcore.table import AddressSpace, Nested, Owed, PageTable, Walk, guest_memory
+from ptcore.table.check import check
 from ptcore.table.diff import diff
+from ptcore.table.listing import Columns
+from ptcore.table.ranges import reverse_many
+from ptcore.table.roots import find_roots
 from ptcore.units import Span
 
 __all__ = [
     "AddressSpace",
     "AddressTree",
+    "Columns",
     "Cpu",
     "Event",
     "Handle",
@@ -36,12 +41,15 @@ __all__ = [
     "TlbLevel",
     "Walk",
     "WalkCache",
+    "check",
     "diff",
     "errors",
+    "find_roots",
     "formats",
     "guest_memory",
     "live",
     "open_image",
+    "reverse_many",
     "strategies",
     "study",
     "units",

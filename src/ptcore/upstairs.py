@@ -1,10 +1,13 @@
-"""Names of the front door that stand above floor 3: their rooms are imported when they are first named."""
+"""Names of the front door that stand above floor 3, or that few need: imported when first named."""
 
 from __future__ import annotations
 
 import importlib
 
 _ROOMS = {
+    "ptcore.table.check": ("check",),
+    "ptcore.table.ranges": ("reverse_many",),
+    "ptcore.table.roots": ("find_roots",),
     "ptcore.allocators": ("AddressTree",),
     "ptcore.caches": ("Mmu", "PageTableCache", "Tlb", "TlbArray", "TlbLevel", "WalkCache"),
     "ptcore.live": (),

@@ -9,8 +9,9 @@ def main() -> None:
     """Run the command line; say what to install when its packages are not there."""
     try:
         from ptcore.cli.group import ptcore
+
+        ptcore()
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise
         sys.exit(f"the ptcore command needs the package {error.name!r}: pip install 'ptcore[cli]'")
-    ptcore()

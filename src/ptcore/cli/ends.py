@@ -11,6 +11,7 @@ import click
 
 from ptcore.errors import PtcoreError
 
+FOUND = 1
 FAILED = 2
 INTERRUPTED = 130  # 128 and SIGINT's number, as shells say it
 P = ParamSpec("P")

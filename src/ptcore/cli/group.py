@@ -7,7 +7,11 @@ import importlib
 import click
 
 # Verbs whose room needs little; all others are in the room that needs most.
-_QUICK: dict[str, str] = {}
+_QUICK = dict.fromkeys(
+    ("registers", "walk", "maps", "find", "diff", "stat"), "ptcore.cli.image_commands"
+)
+_QUICK |= dict.fromkeys(("check", "roots"), "ptcore.cli.finding_commands")
+_QUICK["translate"] = "ptcore.cli.translate_command"
 _OTHERS = "ptcore.cli.commands"
 
 

@@ -6,24 +6,28 @@ from pathlib import Path
 
 from ptcore.table.address_space import AddressSpace
 from ptcore.table.diff import DIFF_DTYPE, Change
+from ptcore.table.listing import Columns, Listing
 from ptcore.table.nested import Nested, NestedWalk, guest_memory
 from ptcore.table.owed import Owed
 from ptcore.table.page_table import PageTable
 from ptcore.table.path import Step, Walk
-from ptcore.table.rows import ROW_DTYPE, Flag, Right, RowKind, Stats
+from ptcore.table.rows import ROW_DTYPE, Flag, Right, RowKind, Rule, Stats
 
 __all__ = [
     "DIFF_DTYPE",
     "ROW_DTYPE",
     "AddressSpace",
     "Change",
+    "Columns",
     "Flag",
+    "Listing",
     "Nested",
     "NestedWalk",
     "Owed",
     "PageTable",
     "Right",
     "RowKind",
+    "Rule",
     "Stats",
     "Step",
     "Walk",

@@ -12,11 +12,12 @@ from ptcore.errors import AddressError, NotCanonical, Status
 from ptcore.formats import registers as known_registers
 from ptcore.formats.registers import Part
 from ptcore.memory import PhysicalMemory
+from ptcore.table.listing import Listing, listing
 from ptcore.table.nested import Nested, NestedWalk, guest_memory
 from ptcore.table.owed import Owed
 from ptcore.table.page_table import PageTable
 from ptcore.table.path import Walk
-from ptcore.table.rows import ROW_DTYPE, Stats
+from ptcore.table.rows import Stats
 from ptcore.units import ALL_ONES, Span
 
 Table = PageTable | Nested
@@ -40,7 +41,7 @@ class AddressSpace:
 
     @classmethod
     def from_registers(
-        cls, architecture: str, memory: PhysicalMemory, **registers: int
+        cls, architecture: str, memory: PhysicalMemory, **registers: int | str
     ) -> AddressSpace:
         """Return the address space that a CPU with these registers has.
 
@@ -48,7 +49,8 @@ class AddressSpace:
         in lower case (x86_64: cr0, cr3, cr4, efer, pkru, rflags, eptp, ncr3, and physical_bits,
         encryption_mask; aarch64: ttbr0_el1, ttbr1_el1, tcr_el1, sctlr_el1, mair_el1, hcr_el2, vttbr_el2,
         vtcr_el2, id_aa64mmfr0_el1, id_aa64mmfr1_el1, pan, and those of EL2 and EL3; riscv64: satp or vsatp,
-        hgatp, sstatus, adue). `memory` is physical memory: that behind the second stage, where there is
+        hgatp, sstatus, adue; `ptcore.formats.registers.known` says what each is), and `presence` where the
+        format has it. `memory` is physical memory: that behind the second stage, where there is
         one. Raises FormatError for registers that are unknown or that no CPU accepts together, and what
         PageTable raises for a root.
         """
@@ -107,12 +109,11 @@ class AddressSpace:
 
     # -- listings ----------------------------------------------------------------------------
 
-    def mappings(self, first: int = 0, last: int | None = None) -> npt.NDArray[Any]:
+    def mappings(self, first: int = 0, last: int | None = None) -> Listing:
         """Return rows of ROW_DTYPE, ascending, as PageTable.mappings."""
         end = ALL_ONES if last is None else last
         rows = np.concatenate([table.mappings(first, end) for table in self.tables])
-        ordered: npt.NDArray[Any] = rows[np.argsort(rows["first"], kind="stable")]
-        return ordered if len(ordered) else np.empty(0, dtype=ROW_DTYPE)
+        return listing(rows[np.argsort(rows["first"], kind="stable")])
 
     def reverse(self, pa: int) -> npt.NDArray[np.uint64]:
         """Return the addresses that translate to `pa`, ascending."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ptcore.table.listing import Listing, listing
 from ptcore.table.rows import RowKind
 from ptcore.units import ALL_ONES
 
@@ -56,7 +57,7 @@ DIFF_DTYPE = np.dtype(
 _COMPARED = ("rights", "page_size", "memory_type", "pkey", "software", "flags")
 
 
-def diff(table_a: Listed, table_b: Listed, first: int = 0, last: int | None = None) -> Rows:
+def diff(table_a: Listed, table_b: Listed, first: int = 0, last: int | None = None) -> Listing:
     """Return what translates otherwise in `table_b` than in `table_a`: rows of DIFF_DTYPE, ascending.
 
     Looked at from `first` to `last` (inclusive; all by default). The tables may have different formats;
@@ -68,7 +69,8 @@ def diff(table_a: Listed, table_b: Listed, first: int = 0, last: int | None = No
     end = ALL_ONES if last is None else last
     pair = _Pair(table_a.mappings(first, end), table_b.mappings(first, end))
     pair.compare(first, first, first, end - first)
-    return _merged(np.concatenate(pair.found)) if pair.found else np.empty(0, dtype=DIFF_DTYPE)
+    found = _merged(np.concatenate(pair.found)) if pair.found else np.empty(0, dtype=DIFF_DTYPE)
+    return listing(found)
 
 
 class _Cut:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ptcore.errors import BusError, Fault, Status, fault_class
 from ptcore.memory import PhysicalMemory
+from ptcore.table.listing import Listing, listing
 from ptcore.table.owed import Owed
 from ptcore.table.page_table import PageTable
 from ptcore.table.path import Step, Walk
@@ -206,7 +207,7 @@ class Nested:
 
     # -- listings ----------------------------------------------------------------------------
 
-    def mappings(self, first: int = 0, last: int | None = None) -> npt.NDArray[Any]:
+    def mappings(self, first: int = 0, last: int | None = None) -> Listing:
         """Return what both stages together map, as rows of ROW_DTYPE with physical addresses.
 
         `rights`: what both grant; `page_size`: the smaller one; attributes are stage 1's. Pages that
@@ -218,7 +219,7 @@ class Nested:
         found = []
         for row in rows:
             found += [row] if row["kind"] != RowKind.LEAF else _composed(row, behind)
-        return np.array(found, dtype=ROW_DTYPE)
+        return listing(np.array(found, dtype=ROW_DTYPE))
 
     def reverse(self, pa: int) -> npt.NDArray[np.uint64]:
         """Return the addresses that lead to `pa` through both stages, ascending."""

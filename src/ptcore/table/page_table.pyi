@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ptcore.formats.schema import Format
 from ptcore.memory.physical import PhysicalMemory
+from ptcore.table.listing import Listing
 from ptcore.table.owed import Owed
 from ptcore.table.path import Walk
 from ptcore.table.rows import Stats
@@ -233,9 +234,7 @@ class PageTable:
         for a table destroyed before and for a read-only memory. Cost: O(tables).
         """
 
-    def mappings(
-        self, first: int = 0, last: int | None = None, *, repeats: bool = True
-    ) -> npt.NDArray[np.void]:
+    def mappings(self, first: int = 0, last: int | None = None, *, repeats: bool = True) -> Listing:
         """List what is mapped from `first` to `last` (inclusive): rows of ROW_DTYPE, by address.
 
         Pages that follow each other on both sides with equal attributes make one row, but never

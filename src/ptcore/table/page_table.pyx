@@ -79,6 +79,7 @@ from ptcore.formats.lower import lower
 from ptcore.formats.schema import AddressRule, Format, RIGHT_ROLES, Role, address_bits, output_mask, role_mask
 from ptcore.table import path as paths
 from ptcore.table.arrays import as_addresses, outputs_for
+from ptcore.table.listing import listing
 from ptcore.table.owed import Owed
 from ptcore.table.rows import Stats
 from ptcore.units import ALL_ONES, Span, format_size, parse_size
@@ -427,7 +428,9 @@ cdef class PageTable:
             for span in self.legal_spans()
             if low <= span.last and high >= span.start
         ]
-        return scan.mappings(self.memory, &self.space, self.engine, ranges, not repeats)
+        return listing(
+            scan.mappings(self.memory, &self.space, self.engine, ranges, not repeats)
+        )
 
     def reverse(self, pa):
         return scan.reverse(self.memory, &self.space, as_address(pa))

@@ -61,6 +61,43 @@ ROW_DTYPE = np.dtype(
 )
 """Addresses and sizes in bytes; `last` inclusive; `pa` and `repeat_of` all-ones where they say nothing."""
 
+
+class Rule(IntEnum):
+    """What a finding of `check` is about."""
+
+    RESERVED_ITEM = 1
+    """Items with reserved bits set, of a refused combination, or that are neither table nor leaf."""
+    OUTSIDE_MEMORY = 2
+    """An item that points to a table which is not wholly inside the memory; `other` is that table."""
+    LOOP = 3
+    """An item that points back to its own table or to one above it; `other` is that table."""
+    WRITABLE_EXECUTABLE = 4
+    """Pages that one mode may both write and execute."""
+    USER_IN_KERNEL_HALF = 5
+    """Pages in the kernel's half of the addresses that user mode may reach."""
+    MEMORY_TYPE_ALIAS = 6
+    """Physical addresses that are mapped with another memory type as well, at `other`."""
+    WRITABLE_ALIAS = 7
+    """Executable pages that are written at another address, `other`: by the kernel what the kernel executes,
+    or by user mode what anyone executes."""
+    USER_WRITABLE_TABLE = 8
+    """Pages that user mode may write and that hold a table of these very tables; `other` is the table."""
+
+
+FINDING_DTYPE = np.dtype(
+    [
+        ("first", "<u8"),
+        ("last", "<u8"),
+        ("entry_address", "<u8"),
+        ("items", "<u8"),
+        ("other", "<u8"),
+        ("rule", "u1"),
+        ("level", "u1"),
+    ]
+)
+"""`first` to `last`: the addresses that a finding concerns (bytes, inclusive); `entry_address` and
+`level`: the item that begins it; `items`: how many side by side are alike; `other`: see Rule, else 0."""
+
 HARVEST_DTYPE = np.dtype([("va", "<u8"), ("pa", "<u8"), ("page_size", "<u8")])
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ptcore import formats
-from ptcore.formats.registers import Part, Plan, field, refuse_if
+from ptcore.formats.registers import Part, Plan, Register, field, refuse_if
 
 ARCHITECTURES = ("aarch64", "arm64")
 # TG0 and TG1 number the granules differently.
@@ -35,6 +35,35 @@ FIELDS: dict[str, tuple[tuple[int, int] | None, ...]] = {
 
 
 _NAMES = {"4K": "aarch64_4k_48", "16K": "aarch64_16k_48", "64K": "aarch64_64k_48"}
+REGISTERS = (
+    Register("ttbr0_el1", "where the tables of the lower half begin", "ttbr0", root=True),
+    Register("ttbr1_el1", "where the tables of the upper half begin", "ttbr1", root=True),
+    Register("tcr_el1", "granules and sizes of both halves", "tcr"),
+    Register("sctlr_el1", "stage 1 on (M), WXN, EPAN", "sctlr", rare=True),
+    Register("mair_el1", "what the memory types are", "mair"),
+    Register("pan", "PSTATE.PAN", rare=True),
+    Register("hcr_el2", "second stage on (VM), E2H, FWB"),
+    Register(
+        "vttbr_el2", "where the second stage begins; alone with vtcr: that stage only", "vttbr"
+    ),
+    Register("vtcr_el2", "granule and size of the second stage", "vtcr"),
+    Register("id_aa64mmfr0_el1", "the physical address width (PARange)", rare=True),
+    Register("id_aa64mmfr1_el1", "HAFDBS, XNX", rare=True),
+    *(
+        Register(
+            f"{name}_{level}",
+            f"as {name}_el1, of {level.upper()}",
+            rare=True,
+            root=name[:4] == "ttbr",
+        )
+        for level in ("el2", "el3")
+        for name in ("ttbr0", "ttbr1", "tcr", "sctlr", "mair")
+        if (name, level) != ("ttbr1", "el3")
+    ),
+)
+# Linux with 4 KiB pages and 48-bit addresses: TCR_EL1 T0SZ = T1SZ = 16, TG0 = 4K, TG1 = 4K, IPS = 48 bits.
+_USUAL_TCR = 16 | 16 << 16 | 2 << 30 | 5 << 32
+USUAL = {name: {"tcr_el1": _USUAL_TCR} for name in ARCHITECTURES}
 _OTHERS = {"hcr_el2", "vttbr_el2", "vtcr_el2", "id_aa64mmfr0_el1", "id_aa64mmfr1_el1"}
 
 

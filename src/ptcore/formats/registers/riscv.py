@@ -8,11 +8,20 @@ Protection Register (hgatp)" and "Virtual Supervisor Address Translation and Pro
 from __future__ import annotations
 
 from ptcore import formats
-from ptcore.formats.registers import Part, Plan, field, refuse_if
+from ptcore.formats.registers import Part, Plan, Register, field, refuse_if
 
 ARCHITECTURES = ("riscv64", "riscv32")
 MODES = {8: "sv39", 9: "sv48", 10: "sv57"}
 SUM, MXR = 18, 19
+REGISTERS = (
+    Register("satp", "where the tables begin, and their mode", root=True, instead="vsatp"),
+    Register("vsatp", "that of a guest", root=True, instead="satp"),
+    Register("hgatp", "the second stage; alone: that stage only", root=True, second=True),
+    Register("sstatus", "SUM and MXR"),
+    Register("adue", "1: the CPU sets the A and D bits", rare=True),
+    Register("physical_bits", "the CPU's physical address width"),
+)
+USUAL: dict[str, dict[str, int]] = {}
 
 
 def decode(

@@ -8,13 +8,27 @@ Bits" (which combinations a CPU accepts), "4-Level Paging and 5-Level Paging" (u
 from __future__ import annotations
 
 from ptcore import formats
-from ptcore.formats.registers import Part, Plan, field, refuse_if
+from ptcore.formats.registers import Part, Plan, Register, field, refuse_if
 
 ARCHITECTURES = ("x86_64", "x86")
 CR0_PE, CR0_WP, CR0_PG = 0, 16, 31
 CR4_PSE, CR4_PAE, CR4_LA57, CR4_PCIDE, CR4_SMEP, CR4_SMAP, CR4_PKE = 4, 5, 12, 17, 20, 21, 22
 EFER_LME, EFER_NXE = 8, 11
 EFLAGS_AC = 18
+REGISTERS = (
+    Register("cr3", "where the tables begin", root=True),
+    Register("cr0", "paging on (PG), write protection (WP)"),
+    Register("cr4", "PAE, LA57 (5 levels), SMEP, SMAP, PKE"),
+    Register("efer", "64-bit (LME), no-execute (NXE)"),
+    Register("pkru", "what protection keys deny", rare=True),
+    Register("rflags", "AC lets supervisor mode through SMAP", rare=True),
+    Register("eptp", "Intel's second stage; alone: that stage only", root=True, second=True),
+    Register("ncr3", "AMD's second stage; alone: that stage only", root=True, second=True),
+    Register("physical_bits", "the CPU's physical address width"),
+    Register("encryption_mask", "address bits that mark a page as encrypted or shared"),
+)
+# A 64-bit kernel with 4 levels: CR0 PE, WP, PG; CR4 PAE; IA32_EFER LME, LMA, NXE.
+USUAL = {"x86_64": {"cr0": 0x8001_0001, "cr4": 0x20, "efer": 0xD00}}
 
 
 def _bit(value: int, position: int) -> bool:
@@ -24,8 +38,8 @@ def _bit(value: int, position: int) -> bool:
 def decode(
     architecture: str,
     *,
-    cr0: int,
-    cr3: int,
+    cr0: int | None = None,
+    cr3: int | None = None,
     cr4: int = 0,
     efer: int = 0,
     pkru: int = 0,
@@ -34,15 +48,27 @@ def decode(
     ncr3: int | None = None,
     physical_bits: int | None = None,
     encryption_mask: int = 0,
+    presence: str = "hardware",
 ) -> Plan:
-    """Return the address space of the registers; `ncr3` is the nested CR3 of AMD's nested paging."""
+    """Return the address space of the registers; `ncr3` is the nested CR3 of AMD's nested paging.
+
+    With `eptp` or `ncr3` but without `cr3` it is the second stage alone.
+    """
+    second = _second_stage(eptp, ncr3)
+    if cr3 is None and second is not None:
+        return Plan(parts=(), stage2=second)
+    refuse_if(cr0 is None or cr3 is None, f"{architecture}: cr0 and cr3 are wanted")
+    assert cr0 is not None
+    assert cr3 is not None
     _refuse(cr0, cr4, efer)
-    rights = {
+    rights: dict[str, object] = {
         "wp": _bit(cr0, CR0_WP),
         "smep": _bit(cr4, CR4_SMEP),
         # "EFLAGS.AC" lets supervisor mode through while it is 1.
         "smap": _bit(cr4, CR4_SMAP) and not _bit(rflags, EFLAGS_AC),
     }
+    if presence != "hardware":
+        rights["presence"] = presence
     long_mode, pae = _bit(efer, EFER_LME), _bit(cr4, CR4_PAE)
     if long_mode:
         name = "x86_64_5level" if _bit(cr4, CR4_LA57) else "x86_64_4level"
@@ -62,7 +88,7 @@ def decode(
     mask = encryption_mask if long_mode or pae else 0
     return Plan(
         parts=(Part(fmt, root, width, mask),),
-        stage2=_second_stage(eptp, ncr3),
+        stage2=second,
         asid=cr3 & 0xFFF if _bit(cr4, CR4_PCIDE) else None,
     )
 
