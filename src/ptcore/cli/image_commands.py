@@ -10,7 +10,6 @@ from typing import Any
 import click
 import numpy as np
 
-from ptcore.cli import show
 from ptcore.cli.ends import FOUND, says_errors
 from ptcore.cli.group import ptcore
 from ptcore.cli.image_options import (
@@ -30,6 +29,7 @@ from ptcore.cli.listings import (
     hexadecimal,
     print_json,
     print_lines,
+    print_object,
     size_text,
     sizes_text,
     write_rows,
@@ -86,7 +86,7 @@ def registers_command(image: str, form: str | None, json_: bool) -> None:
             for cpu, plan in zip(opened.cpus, plans, strict=True)
         ]
         spans = [{"first": f"{s.start:#x}", "last": f"{s.last:#x}"} for s in opened.segments]
-        show.as_json({"form": opened.form, "memory": spans, "cpus": cpus})
+        print_object({"form": opened.form, "memory": spans, "cpus": cpus})
         return
     _show_memory(opened)
     for n, (cpu, plan) in enumerate(zip(opened.cpus, plans, strict=True)):
@@ -166,7 +166,7 @@ def walk_command(
     walks = [(va, space.walk(va), _fault_of(space, va, access, user)) for va in addresses]
     if json_:
         shown = [_walk_as_json(walk, fault) for _, walk, fault in walks]
-        show.as_json({"tables": list(chosen.said), "walks": shown})
+        print_object({"tables": list(chosen.said), "walks": shown})
     else:
         chosen.tell()
         for n, (va, walk, fault) in enumerate(walks):
@@ -575,7 +575,7 @@ def stat_command(image: str, json_: bool, **given: Any) -> None:
         for entry in tables:
             entry["self_maps"] = [f"{at:#x}" for at in entry["self_maps"]]
         usages = [{**asdict(u), "by_page_size": _by_size(u.by_page_size)} for u in used]
-        show.as_json({"tables": tables, "spaces": usages})
+        print_object({"tables": tables, "spaces": usages})
         return
     chosen.tell()
     for table, stats in found:

@@ -82,6 +82,11 @@ def print_json(fields: Mapping[str, object], name: str, entries: Iterable[object
     click.echo("\n  ]\n}")
 
 
+def print_object(fields: Mapping[str, object]) -> None:
+    """Print one JSON object."""
+    click.echo(json.dumps(dict(fields), indent=2))
+
+
 def print_lines(
     columns: Sequence[str], lines: Iterable[Sequence[str]], right: Sequence[str] = ()
 ) -> None:
