@@ -5,6 +5,10 @@ The mechanism and the policy are a proposal's: the ephemeral map of the __GFP_UN
 2026 (windows.py has it). Where the proposal takes pages out of the direct map first
 (`unmapped_pool` does), here they never were in one: what is priced is the reaching alone.
 
+Each address space has regions of its own, with tables for every CPU, from its begin to its end
+(`window.enter`, `window.end`); a CPU uses those of the one that it is in. Workloads do not say which that is:
+they run in the first one.
+
 A translation stays on the CPU until its region wraps, also when the page has been freed meanwhile:
 that is the proposal's open question, and the exposure windows show it. `eager` is ours: a release
 invalidates first.

@@ -2,9 +2,10 @@
 
 Segments and holes are the kernel's: memory hotplug adds sections of the direct map and removes them
 (Linux arch/x86/mm/init_64.c, arch_add_memory(), arch_remove_memory()), in leaves as large as their
-alignment allows. A second direct map, for memory that only a device's driver may reach, comes from
-a secondary article on the 2026 discussion; here it is a range of its own, in which a device's
-memory is a segment for as long as it lives. Whatever is in no segment is unreachable: a hole.
+alignment allows: where pa and va differ modulo 1G, or a hole cuts it, there is no leaf of 1G. A second
+direct map, for memory that only a device's driver may reach, comes from a secondary article on the
+2026 discussion; here it is a range of its own, in which a device's memory is a segment for as long as it
+lives. Whatever is in no segment is unreachable: a hole.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from ptcore.units import Span
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Memory from `pa` on is at `va` and on. Bytes."""
+    """Memory from `pa` on is at `va` and on, in leaves of `page_size` (None: as large as fit). Bytes."""
 
     pa: int
     length: int
     va: int
+    page_size: int | None = None
 
 
 class SparseDirectMap:
@@ -63,7 +65,7 @@ class SparseDirectMap:
         for other in self.segments[max(at - 1, 0) : at + 1]:
             if other.pa < segment.pa + segment.length and segment.pa < other.pa + other.length:
                 raise AlreadyMapped(f"{segment} has memory of {other}")
-        self.machine.map(segment.va, segment.pa, segment.length, cpu)
+        self.machine.map(segment.va, segment.pa, segment.length, cpu, page_size=segment.page_size)
         self.segments.insert(at, segment)
 
     def remove_segment(self, pa: int, cpu: int) -> None:

@@ -5,13 +5,14 @@ __GFP_UNMAPPED series of 2026 (bjackman/linux, mm/mermap.c): a region per CPU wh
 beforehand, a pointer that only goes up, no invalidation when a mapping is given up, and one, of
 this CPU alone, when the region is used up. It may fail; the last page of a region is a reserve that
 always serves one page and is invalidated at once. There it is a region per address space and CPU;
-here the kernel's one address space has them.
+here they lie in the kernel's one table, the regions of one address space after those of another.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ptcore.errors import OutOfRange
 from ptcore.machine import Event, Machine
 from ptcore.strategies.layouts import EPHEMERAL_WINDOW, layout_of
 from ptcore.units import Span
@@ -31,15 +32,67 @@ class Region:
 
 
 class EphemeralWindow:
-    """A region of REGION_PAGES per CPU, in the layout's window (`layouts`)."""
+    """A region of REGION_PAGES per address space and CPU, in the layout's window (`layouts`).
+
+    `regions`: those of the address spaces that the CPUs are in, by CPU; in the beginning, of the first one.
+    """
 
     def __init__(self, machine: Machine, pages: int = REGION_PAGES) -> None:
         self.machine = machine
         self.pages = pages
-        start = layout_of(machine).window(EPHEMERAL_WINDOW).start
-        size = pages * machine.page_bytes
-        self.regions = [Region(start + cpu * size) for cpu in range(machine.cpus)]
-        build_tables(machine, Span.of(start, size * machine.cpus))
+        self._room = layout_of(machine).window(EPHEMERAL_WINDOW)
+        self._spaces: dict[int, list[Region]] = {}
+        self.regions = list(self._begin(0))
+
+    @property
+    def spaces(self) -> tuple[int, ...]:
+        """The address spaces that have regions, by age."""
+        return tuple(self._spaces)
+
+    def enter(self, cpu: int, space: int) -> None:
+        """Let a CPU be in an address space, whose regions and their tables are built when it is new."""
+        self.machine.mmu(cpu)
+        self.regions[cpu] = (self._spaces.get(space) or self._begin(space))[cpu]
+
+    def end(self, space: int, cpu: int) -> None:
+        """End an address space: its CPUs go to the first one, no CPU holds anything of it, its tables go.
+
+        Raises OutOfRange for the first one, one that is not there, and while something is mapped in it.
+        """
+        regions = self._spaces.get(space)
+        if regions is None or space == 0 or any(region.live for region in regions):
+            raise OutOfRange(f"address space {space} cannot end: not there, the first, or in use")
+        for number, region in enumerate(self.regions):
+            if region is regions[number]:
+                self.regions[number] = self._spaces[0][number]
+        span = self._span(regions)
+        self.machine.invalidate(span, cpu)
+        page = self.machine.page_bytes
+        self.machine.map(
+            span.start, 0, span.size, cpu, page_size=page
+        )  # to take tables out, fill them
+        self.machine.unmap(span.start, span.size, cpu, free_tables=True)
+        self.machine.invalidate(span, cpu)
+        del self._spaces[space]
+
+    def _begin(self, space: int) -> list[Region]:
+        """Build the regions of a new address space for every CPU there is. OutOfRange without room."""
+        size = self.pages * self.machine.page_bytes
+        each = size * self.machine.cpus
+        taken = {regions[0].start for regions in self._spaces.values()}
+        starts = range(self._room.start, self._room.last + 2 - each, each)
+        start = next((start for start in starts if start not in taken), None)
+        if start is None:
+            raise OutOfRange(
+                f"no room for the regions of another address space: {len(taken)} have some"
+            )
+        made = [Region(start + cpu * size) for cpu in range(self.machine.cpus)]
+        build_tables(self.machine, self._span(made))
+        self._spaces[space] = made
+        return made
+
+    def _span(self, regions: list[Region]) -> Span:
+        return Span.of(regions[0].start, len(regions) * self.pages * self.machine.page_bytes)
 
     def get(self, cpu: int, pa: int, pages: int, memory_type: str | None = None) -> int | None:
         """Map frames in the CPU's region; return the address, or None where there is no room."""

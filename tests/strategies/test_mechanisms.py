@@ -519,3 +519,52 @@ def test_what_is_sensitive_is_reachable_by_nobody_once_it_is_given_back() -> Non
         strategy.release(handle, 0)
         found[sensitive] = count(machine, Event.STALE_HELD, boot)
     assert found[True] == 0 < found[False]
+
+
+def test_every_address_space_has_regions_and_tables_of_its_own_for_every_cpu() -> None:
+    machine = Machine(4, ram="1G")
+    window = EphemeralWindow(machine)
+    before = machine.memory.frames.allocated_bytes
+    boot = len(machine.ledger)
+    window.enter(1, 7)
+    # 4 CPUs of 2M each: a table for each, whether or not the CPU is ever in it.
+    assert machine.ledger.totals(boot)[Event.TABLES_ALLOCATED][1] == 4 * PAGE
+    first, other = window.regions[0].start, window.regions[1].start
+    assert window.spaces == (0, 7)
+    assert other - first == (4 + 1) * 512 * PAGE
+    held = window.get(1, 0x1000, 1)
+    machine.access(Span.of(held, PAGE), 1, "r")
+    window.enter(2, 7)
+    assert window.regions[2].start == other + 512 * PAGE
+    with pytest.raises(OutOfRange, match="in use"):
+        window.end(7, 0)
+    window.put(1, held)
+    assert machine.mmu(1).tlb.holds(held, held), "stale until the region wraps or the space ends"
+    window.end(7, 0)
+    assert not machine.mmu(1).tlb.holds(held, held)
+    assert machine.stale() == ()
+    assert machine.memory.frames.allocated_bytes == before
+    assert window.regions[1].start == first + 512 * PAGE
+    for space in (0, 7):
+        with pytest.raises(OutOfRange):
+            window.end(space, 0)
+
+
+def test_a_segments_leaves_are_as_large_as_alignment_and_its_own_size_allow() -> None:
+    machine = Machine(1, ram="8G")
+    strategy = SparseDirectMap(machine, holes=((0, machine.data_bytes),))
+    at = layout_of(machine).second_map.start
+    cases = (
+        (Segment(GIB, GIB, at), GIB),
+        (Segment(2 * GIB, GIB, at + 4 * GIB + (2 << 20)), 2 << 20),  # pa and va differ modulo 1G
+        (Segment(3 * GIB, GIB, at + 8 * GIB + PAGE), PAGE),
+        (Segment(4 * GIB, GIB, at + 12 * GIB, 2 << 20), 2 << 20),
+    )
+    for segment, page_size in cases:
+        strategy.add_segment(segment, 0)
+        assert machine.table.walk(segment.va + (4 << 20)).page_size == page_size
+    boot = len(machine.ledger)
+    for segment, _ in cases:
+        strategy.remove_segment(segment.pa, 0)
+    assert count(machine, Event.INVALIDATED, boot) == len(cases)
+    assert strategy.segments == []
