@@ -26,6 +26,7 @@ from ptcore.study.regret import Phase, regret
 from ptcore.study.report import report
 from ptcore.study.tables import write_parquet
 from ptcore.study.uncertainty import factor
+from ptcore.workloads.own import own_workload
 from ptcore.workloads.recorded import MOST_USES, access_workload, form_of_accesses, workload_of
 from ptcore.workloads.scenarios import DEFAULT_CPUS, DEFAULT_SIZE, SCENARIOS, scenario
 from ptcore.workloads.steps import Workload
@@ -193,6 +194,9 @@ def _saver(folder: Path, several: bool) -> Callable[[str, str, Ledger], None]:
 def _workload(name: str | None, size: int, cpus: int | None, seed: int, uses: int) -> Workload:
     if name in SCENARIOS:
         return scenario(name, size, cpus or DEFAULT_CPUS, seed)
+    if name is not None and ":" in name and not Path(name).exists():
+        sys.path.insert(0, "")  # one's own may stand in the folder one is in
+        return own_workload(name)
     path = None if name is None else Path(name)
     if path is not None and not path.suffix and path.name == name and not path.exists():
         known = ", ".join(SCENARIOS)
@@ -290,7 +294,7 @@ def compare(
     """Compare strategies on SCENARIOs (ptcore scenarios lists them) or TRACEs.
 
     A trace is ftrace text (.gz or .xz too) or accesses in a form that ptcore tlb reads; by default it is
-    the bundled one.
+    the bundled one. A workload of one's own is package.module:function.
     """
     if all_scenarios and workloads:
         raise FormatError("either scenarios by name or --all-scenarios")

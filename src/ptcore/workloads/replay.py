@@ -15,6 +15,7 @@ from ptcore.units import Span
 from ptcore.workloads.steps import (
     MEMORY_TYPES,
     MODES,
+    SENSITIVE,
     STEP_DTYPE,
     StepKind,
     Touch,
@@ -46,7 +47,8 @@ def replay(
         machine.advance(begin + time_ns)
         if kind == StepKind.ACQUIRE:
             named = "device" if device else None
-            request = Request(cpu, pages, align, workload.name, named, MEMORY_TYPES[memory])
+            secret = memory == SENSITIVE
+            request = Request(cpu, pages, align, workload.name, named, MEMORY_TYPES[memory], secret)
             handles[area] = handle = strategy.acquire(request)
             for _ in range(times):
                 strategy.access(handle, Span.of(0, pages * page), cpu, "w")

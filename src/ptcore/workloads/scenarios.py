@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ptcore.errors import OutOfRange, TraceError
-from ptcore.workloads.steps import MEMORY_TYPES, MODES, STEP_DTYPE, StepKind, Workload
+from ptcore.workloads.steps import MEMORY_TYPES, MODES, SENSITIVE, STEP_DTYPE, StepKind, Workload
 
 DEFAULT_SIZE = 1000
 DEFAULT_CPUS = 8
@@ -57,7 +57,7 @@ class Life:
     """An allocation to be: ns after the one before, ns that it lives, pages, and how it is used.
 
     `device`: a device reaches it too; `memory` its memory type; `align` in bytes. `cpu` acquires it and
-    `freed_on` gives it back; None: any.
+    `freed_on` gives it back; None: any. `sensitive`: usual memory that must not be reachable afterwards.
     """
 
     after_ns: int
@@ -69,6 +69,7 @@ class Life:
     uses: tuple[Use, ...] = ()
     cpu: int | None = None
     freed_on: int | None = None
+    sensitive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ def _guest_memfd(rng: Random, dials: Dials) -> Iterator[Life]:
         given = number % 64 == 63
         uses = (_whole(1), Use(fault, 0, 1, "w", -1))
         memory = "device" if given else None
-        yield Life(POPULATE_NS, 4 * end, 1, given, memory, 1, uses)
+        yield Life(POPULATE_NS, 4 * end, 1, given, memory, 1, uses, sensitive=not given)
 
 
 def _page_cache(rng: Random, dials: Dials) -> Iterator[Life]:
@@ -184,7 +185,7 @@ def _secrets(rng: Random, dials: Dials) -> Iterator[Life]:
         pages = SECRET_PAGES if number % 50 == 49 else int(rng.integers(1, 5))
         lives = int(rng.exponential(1e9))
         uses = (_whole(pages), *_now_and_then(rng, lives, pages, 8))
-        yield Life(int(rng.exponential(5e6)), lives, pages, uses=uses)
+        yield Life(int(rng.exponential(5e6)), lives, pages, uses=uses, sensitive=True)
 
 
 def _modules(rng: Random, dials: Dials) -> Iterator[Life]:
@@ -377,7 +378,7 @@ def _in_order(rng: Random, lives: Iterator[Life], cpus: int) -> Iterator[tuple[i
         while waiting and waiting[0][0] <= now:
             yield heapq.heappop(waiting)[2]
         cpu = cpu_of(-1 if life.cpu is None else life.cpu, 0)
-        memory = MEMORY_TYPES.index(life.memory)
+        memory = SENSITIVE if life.sensitive else MEMORY_TYPES.index(life.memory)
         of_all = (life.align, life.device, memory)
         yield (now, StepKind.ACQUIRE, cpu, number, life.pages, *of_all, 0, 0)
         end = now + life.lives_ns

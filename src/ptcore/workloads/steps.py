@@ -42,7 +42,8 @@ STEP_DTYPE = np.dtype(
 """One step: `area` numbers the allocation that it is about; `pages` without the guard page; `device`: a
 device reaches the memory too; `memory` and `mode` are indexes of MEMORY_TYPES and MODES."""
 
-MEMORY_TYPES: tuple[str | None, ...] = (None, "device")
+MEMORY_TYPES: tuple[str | None, ...] = (None, "device", None)
+SENSITIVE = 2  # what memory of this type holds must not be reachable once it is given back
 MODES = "rwx"
 
 
@@ -103,6 +104,7 @@ def steps_of(rows: list[tuple[int, ...]]) -> NDArray[Any]:
 __all__ = [
     "MEMORY_TYPES",
     "MODES",
+    "SENSITIVE",
     "STEP_DTYPE",
     "StepKind",
     "Touch",

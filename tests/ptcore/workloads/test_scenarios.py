@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from ptcore import strategies
 from ptcore.cli.commands import ptcore
 from ptcore.errors import OutOfRange, TraceError
-from ptcore.machine import Event, Machine
+from ptcore.machine import Event, Handle, Machine, Request
+from ptcore.strategies.direct_map import DirectMap
 from ptcore.workloads.replay import StepKind, Touch, replay
 from ptcore.workloads.scenarios import SCENARIOS, scenario
 
@@ -70,6 +71,21 @@ def test_a_guests_device_memory_asks_for_its_memory_type() -> None:
     faults = steps[steps["kind"] == StepKind.ACCESS]
     assert len(faults) == 2 * 640, "each page is populated, and faulted in once"
     assert (scenario("device_memory", 20).steps["memory"] == 1).all()
+
+
+def test_secrets_and_a_guests_own_memory_are_sensitive_and_strategies_are_told() -> None:
+    asked: list[bool] = []
+
+    class Spy(DirectMap):
+        def acquire(self, request: Request) -> Handle:
+            asked.append(request.sensitive)
+            return super().acquire(request)
+
+    for name, expected in (("secrets", 1.0), ("guest_memfd", 63 / 64), ("zipf", 0.0)):
+        asked.clear()
+        machine = Machine(8, ram="4G")
+        replay(scenario(name, 128), Spy(machine), machine, Touch(0))
+        assert np.mean(asked) == expected
 
 
 def test_stacks_that_a_cpus_cache_has_do_not_come_to_the_allocator() -> None:
