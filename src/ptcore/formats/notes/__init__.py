@@ -2,8 +2,9 @@
 
 Each file has `MACHINES`, its architectures by the machine number of ELF and the bits of the file's class;
 `UNAMES`, those numbers by what `uname -m` prints; `THREAD`, the layout of NT_PRSTATUS; and optionally
-`STATE`, notes with the registers of the MMU, `WINDOWS`, how a crash dump of Windows speaks of it, and
-`CONTROLS`, what control registers alone come to. The files are found, not registered.
+`STATE`, notes with the registers of the MMU, `KERNEL`, what VMCOREINFO comes to, `WINDOWS`, how a crash dump
+of Windows speaks of it, and `CONTROLS`, what control registers alone come to. The files are found, not
+registered.
 """
 
 from __future__ import annotations
@@ -56,11 +57,16 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """One architecture's notes. `name` is one of `ptcore.formats.registers.architectures()`, or ""."""
+    """One architecture's notes. `name` is one of `ptcore.formats.registers.architectures()`, or "".
+
+    `kernel` takes the numbers of VMCOREINFO and returns the registers with which Linux reaches its own
+    tables, none if the numbers do not say.
+    """
 
     name: str = ""
     thread: Block | None = None
     states: tuple[State, ...] = field(default=())
+    kernel: Callable[[Mapping[str, int]], Registers] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,8 @@ def _rooms() -> _Rooms:
     for module in pkgutil.iter_modules(__path__):
         room = importlib.import_module(f"{__name__}.{module.name}")
         for key, name in room.MACHINES.items():
-            elf[key] = Architecture(name, room.THREAD.get(name), getattr(room, "STATE", ()))
+            thread, kernel = room.THREAD.get(name), getattr(room, "KERNEL", {}).get(name)
+            elf[key] = Architecture(name, thread, getattr(room, "STATE", ()), kernel)
         windows |= getattr(room, "WINDOWS", {})
         unames |= room.UNAMES
         controls += getattr(room, "CONTROLS", ())
@@ -123,3 +130,16 @@ def of_controls(registers: Registers) -> tuple[str, Registers, Registers]:
         if name:
             return name, settled, {k: v for k, v in registers.items() if k not in settled}
     return "", {}, registers
+
+
+def kernel_registers(known: Architecture, details: Mapping[str, str]) -> Registers:
+    """Return the registers with which Linux reaches its own tables, as far as VMCOREINFO says."""
+    numbers = {}
+    for name, text in details.items():
+        # SYMBOL and KERNELOFFSET are hexadecimal without a prefix, NUMBER is decimal or has one.
+        text = f"0x{text}" if name.startswith(("SYMBOL(", "KERNELOFFSET")) else text
+        try:
+            numbers[name] = int(text, 0)
+        except ValueError:
+            continue  # a text: OSRELEASE, BUILD-ID
+    return known.kernel(numbers) if known.kernel else {}

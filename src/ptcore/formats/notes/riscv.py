@@ -7,7 +7,9 @@ user_regs_struct`), include/linux/elfcore.h (`struct elf_prstatus`: the register
 
 from __future__ import annotations
 
-from ptcore.formats.notes import Block
+from collections.abc import Mapping
+
+from ptcore.formats.notes import Block, Registers
 
 MACHINES = {(243, 64): "riscv64", (243, 32): "riscv32"}
 UNAMES = {"riscv64": 243, "riscv32": 243}
@@ -16,3 +18,20 @@ THREAD = {
     "riscv64": Block(112, 8, tuple(_NAMES.split())),
     "riscv32": Block(72, 4, tuple(_NAMES.split())),
 }
+
+# "Supervisor Address Translation and Protection (satp) Register": MODE in 63:60, by the bits of an address.
+MODES = {39: 8, 48: 9, 57: 10}
+
+
+def _linux(numbers: Mapping[str, int]) -> Registers:
+    """Return what swapper_pg_dir is reached with (Linux arch/riscv/kernel/vmcore_info.c)."""
+    if "NUMBER(satp)" in numbers:
+        return {"satp": numbers["NUMBER(satp)"]}
+    names = ("SYMBOL(swapper_pg_dir)", "NUMBER(va_kernel_pa_offset)", "NUMBER(VA_BITS)")
+    if not all(name in numbers for name in names) or numbers[names[2]] not in MODES:
+        return {}
+    root, offset, bits = (numbers[name] for name in names)
+    return {"satp": MODES[bits] << 60 | (root - offset & (1 << 64) - 1) >> 12}
+
+
+KERNEL = {"riscv64": _linux}

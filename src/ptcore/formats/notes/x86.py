@@ -9,6 +9,8 @@ Types" (IMAGE_FILE_MACHINE_AMD64), and winnt.h, `struct _CONTEXT` of x64.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ptcore.formats.notes import Block, Registers, State, Windows
 
 # QEMU names a machine after its own build, even while the CPU is in a 32-bit mode.
@@ -68,7 +70,7 @@ STATE = (
 
 
 def _crashed(root: int) -> Registers:
-    """Return the registers that 64-bit Windows runs with: the header holds CR3 alone."""
+    """Return the registers that a 64-bit kernel runs with, of which only the root is known."""
     return {
         "cr0": CR0_PG | 1 << 16 | 1,
         "cr3": root,
@@ -90,3 +92,23 @@ def _controlled(registers: Registers) -> tuple[str, Registers]:
 
 
 CONTROLS = (_controlled,)
+
+
+# Linux Documentation/arch/x86/x86_64/mm.rst: the kernel's text is mapped from here on, to physical address 0.
+START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
+CR4_LA57 = 1 << 12
+
+
+def _linux(numbers: Mapping[str, int]) -> Registers:
+    """Return what init_top_pgt is reached with. Its address is one of the kernel's text."""
+    root = numbers.get("SYMBOL(init_top_pgt)", numbers.get("SYMBOL(swapper_pg_dir)"))
+    if root is None or "NUMBER(phys_base)" not in numbers:
+        return {}
+    wide = CR4_LA57 if numbers.get("NUMBER(pgtable_l5_enabled)") else 0
+    found = _crashed(root - START_KERNEL_MAP + numbers["NUMBER(phys_base)"] & (1 << 64) - 1)
+    found["cr4"] |= wide
+    mask = numbers.get("NUMBER(sme_mask)", 0)
+    return found | ({"encryption_mask": mask} if mask else {})
+
+
+KERNEL = {"x86_64": _linux}

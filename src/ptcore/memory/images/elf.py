@@ -56,9 +56,8 @@ def read(file: MappedFile) -> Image:
     image = mapped_image(file, headers.extents(loads))
     found = list(headers.notes())
     known = notes.of_elf(headers.header["machine"], headers.bits)
-    return image.describe(
-        FORM, file.path, cpus_of(found, known, headers.byteorder), details_of(found)
-    )
+    cpus = cpus_of(found, known, headers.byteorder)
+    return image.describe(FORM, file.path, cpus, details_of(found), known)
 
 
 class Headers:

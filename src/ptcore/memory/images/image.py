@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from ptcore.errors import ImageError, OutOfRange
+from ptcore.formats import notes
 from ptcore.memory.images.mapped_file import MappedFile
 from ptcore.memory.physical import PhysicalMemory
 from ptcore.memory.reader import PageReader
@@ -44,6 +45,7 @@ class Image(PhysicalMemory):
     _path: str = ""
     _cpus: tuple[Cpu, ...] = ()
     _details: Mapping[str, str] = {}
+    _kernel: Cpu | None = None
 
     @property
     def form(self) -> str:
@@ -61,6 +63,14 @@ class Image(PhysicalMemory):
         return self._cpus
 
     @property
+    def kernel(self) -> Cpu | None:
+        """What reaches Linux's own tables, by its VMCOREINFO, or None if the file has none that says.
+
+        For files that know no CPU's root. What is not said is taken to be as Linux has it.
+        """
+        return self._kernel
+
+    @property
     def details(self) -> Mapping[str, str]:
         """What else the file says of the machine (the lines of a VMCOREINFO note, a header's fields)."""
         return self._details
@@ -71,12 +81,15 @@ class Image(PhysicalMemory):
         path: str,
         cpus: Iterable[Cpu] = (),
         details: Mapping[str, str] | None = None,
+        known: notes.Architecture = notes.UNKNOWN,
     ) -> Self:
         """Set what the file says, and return the image. For readers of files."""
         self._form = form
         self._path = path
         self._cpus = tuple(cpus)
         self._details = dict(details or {})
+        registers = notes.kernel_registers(known, self._details)
+        self._kernel = Cpu(known.name, registers) if registers else None
         return self
 
     def __repr__(self) -> str:

@@ -81,6 +81,7 @@ def read(file: MappedFile) -> Image:
         file.path,
         cpus_of(found, known, headers.byteorder),
         details | headers.kernel() | details_of(found),
+        known,
     )
 
 

@@ -126,3 +126,15 @@ def test_every_page_is_the_kernels_or_is_left_out(vmcore: Path, options: str, fo
     rows = [space.mappings() for space in spaces]
     assert len(rows[0]) > 100
     assert (rows[0] == rows[1]).all()  # no filter leaves page tables out
+
+
+def test_the_kernels_own_tables_are_found_without_any_cpus_root(vmcore: Path) -> None:
+    image = ptcore.open_image(vmcore)
+    assert image.kernel is not None
+    own = AddressSpace.from_registers(image.kernel.architecture, image, **image.kernel.registers)
+    text = int(image.details["SYMBOL(_stext)"], 16)
+    cpu = image.cpus[0]
+    space = AddressSpace.from_registers(cpu.architecture, image, **cpu.registers)
+    assert own.translate(text, "x") == space.translate(text, "x")
+    upper = 1 << 63
+    assert len(ptcore.diff(own, space, upper, None)) == 0
