@@ -28,6 +28,7 @@ from ptcore.units import Span, format_size, parse_size
 PHYSICAL_BITS = 56
 FRAME_LG2 = 12
 LARGEST_LG2 = 30
+cdef uint64_t BULK_BYTES = 1 << 24
 cdef int frame_lg2 = FRAME_LG2
 cdef uint64_t no_frame = <uint64_t>-1
 
@@ -342,7 +343,11 @@ cdef class PhysicalMemory:
 
     cdef uint8_t *_find(self, uint64_t pa, uint64_t size) except? NULL:
         """The bytes at `pa`, fetched if need be; NULL without an exception if they do not exist."""
-        cdef uint64_t seen = self.misses()
+        cdef uint64_t seen, at
+        if self.lazy is not None and size > BULK_BYTES and pt_holds(&self.c, pa, size):
+            for at in range(0, size, BULK_BYTES):  # lists of a size that the reader can answer at once
+                self._find(pa + at, min(<uint64_t>BULK_BYTES, size - at))
+        seen = self.misses()
         cdef uint8_t *found = pt_at_any(&self.c, pa, size)
         while found == NULL and self.fetch_missing(&seen):
             found = pt_at_any(&self.c, pa, size)

@@ -8,7 +8,7 @@ import pytest
 
 from ptcore.formats import notes, registers
 
-# Linux 6.12 (Debian 13) under QEMU, read out of its memory; roots as QEMU's registers showed them.
+# Linux 6.12 (Debian 13) under QEMU, read out of its memory; where the text of the kernel is as it should be.
 BOOTED: dict[str, tuple[str, Mapping[str, str], str, int]] = {
     "x86_64": (
         "x86_64",
@@ -47,6 +47,17 @@ BOOTED: dict[str, tuple[str, Mapping[str, str], str, int]] = {
         },
         "aarch64_4k_48",
         0x41A92000,
+    ),
+    "riscv64": (
+        "riscv64",
+        {
+            "PAGESIZE": "4096",
+            "SYMBOL(swapper_pg_dir)": "ffffffff81dcb000",
+            "NUMBER(VA_BITS)": "48",
+            "NUMBER(va_kernel_pa_offset)": "0xfffffffeffe00000",
+        },
+        "sv48",
+        0x81FCB000,
     ),
 }
 

@@ -276,6 +276,13 @@ def test_only_memory_that_does_not_change_is_its_own_snapshot() -> None:
     assert fixed.fetched_bytes == 0
 
 
+def test_a_long_read_asks_in_lists_of_16_mib() -> None:
+    reader = CountingReader(PhysicalMemory("64M"))
+    memory = PhysicalMemory.from_reader(reader)
+    assert memory.read(PAGE - 8, 40 << 20) == bytes(40 << 20)
+    assert [len(asked) for asked in reader.lists] == [4097, 4096, 2048]
+
+
 def test_a_list_can_be_fetched_ahead() -> None:
     reader = CountingReader(PhysicalMemory("1M"))
     memory = PhysicalMemory.from_reader(reader)
