@@ -34,13 +34,17 @@ LAZY = (
     "unmapped_pool",
     "iommu_deferred",
     "hybrid",
+    "iommu_single_queue",
     "vm_map_ram",
     "vmalloc_huge",
     "vmalloc_prebuilt",
     "page_table_cache+unmapped_pool",
 )
 # In these, freed memory is never reachable, at any time.
-EAGER = ("vmalloc_eager", "ephemeral_map_eager", "naive_unmap", "kmap_local", "iommu_strict")
+EAGER = (
+    *("vmalloc_eager", "ephemeral_map_eager", "naive_unmap", "kmap_local"),
+    *("iommu_strict", "iommu_ats", "iommu_nested", "iommu_incoherent"),
+)
 # In these, what is allocated is mapped nowhere but while it is touched.
 UNMAPPED = ("naive_unmap", "kmap_local", "unmapped_pool")
 MOST_PAGES = {"naive_unmap": 40, "kmap_local": 40}  # they work page by page, and say so
@@ -122,7 +126,9 @@ def check(platform: Machine, strategy: Strategy, live: list[Handle]) -> None:
         check_held(platform.mmu(cpu).tlb.entries(), platform.table, held, strategy, frames)
     for device in platform.devices:
         stale = [(s.start, s.last) for s in device.stale()]
-        check_held(device.mmu.tlb.entries(), device.table, stale, strategy, frames)
+        for tlb in (device.mmu.tlb, device.mmu.device_tlb):
+            if tlb is not None:
+                check_held(tlb.entries(), device.table, stale, strategy, frames)
     if strategy.name in UNMAPPED:
         mapped_nowhere(platform, frames)
     owned = (sum(h.pages for h in live) + kept(strategy)) * PAGE
