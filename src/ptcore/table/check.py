@@ -175,7 +175,7 @@ def _user_in_kernel_half(table: PageTable) -> Rows:
 
 def _user_writable_tables(table: PageTable, leaves: Rows, tables: Rows) -> Rows:
     chosen = leaves[may(table.format, leaves, "w", True)]
-    addresses = np.unique(tables[:, 0]) if len(tables) else np.empty(0, np.uint64)
+    addresses, owners = _pages_of(table.format, tables)
     which, row = stabbed(chosen["pa"], chosen["last"] - chosen["first"], addresses)
     granule = np.uint64((1 << table.format.granule_lg2) - 1)
     ranges = np.zeros(len(row), dtype=RANGE_DTYPE)
@@ -183,7 +183,24 @@ def _user_writable_tables(table: PageTable, leaves: Rows, tables: Rows) -> Rows:
     ranges["first"], ranges["last"] = start & ~granule, start | granule
     ranges["page_sizes"] = granule + np.uint64(1)
     order = np.argsort(ranges["first"], kind="stable")
-    return _findings(table, Rule.USER_WRITABLE_TABLE, ranges[order], addresses[which][order])
+    return _findings(table, Rule.USER_WRITABLE_TABLE, ranges[order], owners[which][order])
+
+
+def _pages_of(fmt: Format, tables: Rows) -> tuple[Rows, Rows]:
+    """Return the address of each page that a table has bytes in, ascending, and the table's own.
+
+    `tables` is (address, level) of each. Most tables are in one page; some roots are larger.
+    """
+    if not len(tables):
+        return np.empty(0, np.uint64), np.empty(0, np.uint64)
+    pages, owners = [], []
+    for level in np.unique(tables[:, 1]).tolist():
+        at = np.unique(tables[tables[:, 1] == level, 0])
+        steps = np.arange(0, fmt.table_bytes(level), 1 << fmt.granule_lg2, dtype=np.uint64)
+        pages.append((at[:, None] + steps).ravel())
+        owners.append(np.repeat(at, len(steps)))
+    found, first = np.unique(np.concatenate(pages), return_index=True)
+    return found, np.concatenate(owners)[first]
 
 
 # -- one frame at several addresses --------------------------------------------------------------
