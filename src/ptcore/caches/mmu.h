@@ -445,7 +445,7 @@ PT_INLINE unsigned mmu_resolve(mmu *m, uint64_t va, unsigned kind, tlb_entry *en
     mmu_occupy(m, before);
     if (*status != PT_OK)
         return mmu_fails(m, pa);
-    tlb_entry held = *entry;
+    tlb_entry held = tlb_read(entry);
     if (hit == NULL)
         tlb_refill(m->tlb, &held, va, side, TLB_MAX_LEVELS);
     else

@@ -44,6 +44,13 @@ PT_INLINE void tlb_row_newest(uint16_t *row, uint32_t slot) {
     row[0] = (uint16_t)slot;
 }
 
+/* The oldest slot becomes the newest. Returns it. */
+PT_INLINE uint32_t tlb_row_turned(uint16_t *row, uint32_t ways) {
+    uint16_t slot = row[ways - 1];
+    memmove(row + 1, row, (ways - 1) * sizeof *row);
+    return row[0] = slot;
+}
+
 PT_INLINE void tlb_row_oldest(uint16_t *row, uint32_t ways, uint32_t slot) {
     uint32_t at = 0;
     while (row[at] != slot)
