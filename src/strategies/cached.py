@@ -14,6 +14,7 @@ area. Allocations of more than a sixteenth of the window, and a device's, are NA
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from ptcore.caches import PageTableCache
@@ -102,31 +103,53 @@ class Cached:
         self.machine.mmu(cpu)
         page = self.machine.page_bytes
         handle.check_offsets(span, page)
-        for number in range(span.start // page, span.last // page + 1):
-            slot = self._slot_of(handle.pa // page + number, cpu, handle.memory_type)
-            self.machine.access(Span.of(self._slot_va(slot), page), cpu, kind)
+        first = handle.pa // page + span.start // page
+        at, end = first, first + span.last // page - span.start // page + 1
+        while at < end:
+            at = self._touch_some(at, end, cpu, kind, handle.memory_type)
 
-    def _slot_of(self, page: int, cpu: int, memory_type: str | None) -> int:
-        slot = self.cache.lookup(page)
-        if slot >= 0:
-            self.machine.note(Event.CACHE_HIT, cpu)
-            return slot
-        self.machine.note(Event.CACHE_MISS, cpu)
-        if not self.cache.clean:
+    def _touch_some(
+        self, first: int, end: int, cpu: int, kind: str, memory_type: str | None
+    ) -> int:
+        """Touch pages from `first` on, as many as find a slot or a clean one; return where that ends.
+
+        What lies in a row on both sides is mapped, and touched, together.
+        """
+        if first not in self.cache and not self.cache.clean:
             self._make_clean(cpu)
-        slot = self.cache.admit(page)
+        had: list[tuple[int, int]] = []
+        new: list[tuple[int, int]] = []
+        for page in range(first, end):
+            if not self.cache.clean and page not in self.cache:
+                break
+            slot = self.cache.lookup(page)
+            (had if slot >= 0 else new).append(
+                (page, slot if slot >= 0 else self.cache.admit(page))
+            )
         size = self.machine.page_bytes
-        va = self._slot_va(slot)
-        self.machine.map(va, page * size, size, cpu, page_size=size, memory_type=memory_type)
-        return slot
+        for page, slot, count in _rows(new):
+            length = count * size
+            va = self._slot_va(slot)
+            self.machine.map(va, page * size, length, cpu, page_size=size, memory_type=memory_type)
+        for event, pairs in ((Event.CACHE_HIT, had), (Event.CACHE_MISS, new)):
+            if pairs:
+                self.machine.note(event, cpu, len(pairs))
+        touched = sorted(had + new)
+        for _, slot, count in _rows(touched):
+            self.machine.access(Span.of(self._slot_va(slot), count * size), cpu, kind)
+        return first + len(touched)
 
     def _make_clean(self, cpu: int) -> None:
         """Give up pages if too few slots are owed, then let one invalidation clean them all."""
         short = self.cache.evict_batch - self.cache.owed
-        for _, slot in self.cache.evict(max(short, 0)).tolist():
-            self.machine.unmap(self._slot_va(slot), self.machine.page_bytes, cpu)
+        self._clear(sorted(map(tuple, self.cache.evict(max(short, 0)).tolist())), cpu)
         self.machine.invalidate(self._window, cpu)
         self.cache.invalidated()
+
+    def _clear(self, pairs: Iterable[tuple[int, int]], cpu: int) -> None:
+        """Clear the entries of slots that pages had."""
+        for _, slot, count in _rows(pairs):
+            self.machine.unmap(self._slot_va(slot), count * self.machine.page_bytes, cpu)
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Clear the slots of its pages; their invalidation is owed until a slot is wanted."""
@@ -135,9 +158,8 @@ class Cached:
         del self._live[handle.number]
         size = self.machine.page_bytes
         if small:
-            for page in range(handle.pa // size, handle.pa // size + handle.pages):
-                if page in self.cache:
-                    self.machine.unmap(self._slot_va(self.cache.drop(page)), size, cpu)
+            pages = range(handle.pa // size, handle.pa // size + handle.pages)
+            self._clear([(p, self.cache.drop(p)) for p in pages if p in self.cache], cpu)
         if inner is not None:
             self.inner.release(inner, cpu)
             return
@@ -147,6 +169,20 @@ class Cached:
     def idle(self) -> None:
         """Let the strategy behind do what it put off."""
         self.inner.idle()
+
+
+def _rows(pairs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+    """Join (page, slot) that follow each other in both: (first page, first slot, how many)."""
+    page = slot = count = 0
+    for one, place in pairs:
+        if count and (one, place) == (page + count, slot + count):
+            count += 1
+            continue
+        if count:
+            yield page, slot, count
+        page, slot, count = one, place, 1
+    if count:
+        yield page, slot, count
 
 
 def in_front_of(behind: Known) -> Known:
