@@ -114,9 +114,51 @@ def mappings() -> Result:
     )
 
 
+PAGES, TABLES = 2_000_000, 12_925
+LAST_LEVEL = 12_897  # with 26 tables above them, one above those and the root: 12,925
+
+
+def scattered() -> tuple[np.ndarray, ptcore.PageTable]:
+    """Return 2,000,000 pages at random places in 12,897 tables, which lie in random order themselves."""
+    host, memory = image("64M")
+    rng = np.random.default_rng(2)
+    tables = host[: TABLES * 4096].view(np.uint64).reshape(TABLES, 512)
+    frames = (rng.permutation(TABLES - 1) + 1).astype(np.uint64) << np.uint64(12)
+    last, middle, top = frames[:LAST_LEVEL], frames[LAST_LEVEL:-1], frames[-1]
+    slots = np.sort(rng.choice(LAST_LEVEL * 512, PAGES, replace=False))
+    pas = rng.integers(1, 1 << 20, PAGES).astype(np.uint64) << np.uint64(12)
+    tables[(last >> np.uint64(12))[slots // 512], slots % 512] = pas | np.uint64(0x63)
+    for n, frame in enumerate(last):
+        tables[middle[n // 512] >> np.uint64(12), n % 512] = frame | np.uint64(0x63)
+    tables[top >> np.uint64(12), : len(middle)] = middle | np.uint64(0x63)
+    tables[0, 0] = top | np.uint64(0x63)
+    return host, ptcore.PageTable(FORMAT, memory, 0)
+
+
+def mappings_scattered() -> Result:
+    c = limit.load()
+    host, table = scattered()
+    stats = table.stats()
+    assert (sum(stats.tables), stats.leaves[0]) == (TABLES, PAGES)
+    rows = np.ones(3 * PAGES + 3, dtype=np.uint64)
+    count = c.scan(host, 0, 39, 0, rows, 0)
+    found = table.mappings()
+    assert found["first"].tolist() == rows[: 3 * count : 3].tolist()
+    assert found["pa"].tolist() == rows[1 : 3 * count : 3].tolist()
+    return measure(
+        "mappings_scattered",
+        table.mappings,
+        lambda: c.scan(host, 0, 39, 0, rows, 0),
+        PAGES,
+        rounds=9,
+        note=f"{PAGES:,} 4 KiB leaves in {TABLES:,} tables, {count:,} rows",
+    )
+
+
 def results() -> Iterator[Result]:
     yield translate_many("translate_many_hot", 1000, "1M")
     yield translate_many("translate_many_cold", 12_000_000, "128M")
     yield translate_scalar()
     yield map_run()
     yield mappings()
+    yield mappings_scattered()

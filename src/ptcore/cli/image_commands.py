@@ -47,8 +47,12 @@ from ptcore.table.ranges import may, merged, reverse_many, usage
 from ptcore.table.rows import Flag, RowKind
 from ptcore.units import format_size
 
-ACCESS = click.option("--access", default="r", show_default=True, help="Letters of r, w, x.")
-USER = click.option("--user", is_flag=True, help="An access from user mode.")
+ACCESS = click.option(
+    "--access",
+    default="",
+    help="Letters of r, w, x: judge such an access too, not the mapping alone.",
+)
+USER = click.option("--user", is_flag=True, help="Of an access from user mode.")
 FIRST = click.option("--first", type=NUMBER, default=0, help="The first address to look at.")
 LAST = click.option("--last", type=NUMBER, help="The last one, inclusive.")
 
@@ -177,6 +181,8 @@ def walk_command(
 
 
 def _fault_of(space: Space, va: int, access: str, user: bool) -> Fault | None:
+    if not access:
+        return space.walk(va).fault
     try:
         space.translate(va, access, user)
     except Fault as fault:

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from ptcore.cli.address_lines import lines, parse
 from ptcore.cli.ends import FOUND, says_errors
 from ptcore.cli.group import ptcore
-from ptcore.cli.image_options import IMAGE, choose, image_options
+from ptcore.cli.image_commands import ACCESS, USER
+from ptcore.cli.image_options import IMAGE, Space, choose, image_options
 from ptcore.cli.listings import arrow, check_output
 from ptcore.cli.progress import progress_bar
 from ptcore.errors import AddressError, Status
@@ -35,6 +36,7 @@ MARKS = {
     "csv": (b"", b",", b"", b"", b",", b"\n"),
     "jsonl": (b'{"va": "', b'", "pa": ', b"null", b'"', b', "status": "', b'"}\n'),
 }
+_DENIALS = (Status.PERMISSION, Status.PROTECTION_KEY)
 FORMS = {".csv": "csv", ".jsonl": "jsonl", ".bin": "binary"}
 
 
@@ -52,8 +54,8 @@ FORMS = {".csv": "csv", ".jsonl": "jsonl", ".bin": "binary"}
     "--to", type=click.Choice(["csv", "jsonl", "binary"]), default="csv", show_default=True,
     help="Lines va,pa,status; JSON lines; or records of 17 bytes: va, pa (little-endian), status.",
 )  # fmt: skip
-@click.option("--access", default="r", show_default=True, help="Letters of r, w, x.")
-@click.option("--user", is_flag=True, help="Accesses from user mode.")
+@ACCESS
+@USER
 @click.option(
     "--output",
     type=click.Path(dir_okay=False),
@@ -87,7 +89,7 @@ def translate_command(
         write = stack.enter_context(_writer(output, to))
         move = stack.enter_context(progress_bar("translating"))
         for vas, done in _batches(source, from_ == "binary"):
-            pas, statuses = space.translate_many(vas, access, user)
+            pas, statuses = _translated(space, vas, access, user)
             write(vas, pas, statuses)
             count += len(vas)
             faults += int(np.count_nonzero(statuses))
@@ -98,6 +100,23 @@ def translate_command(
     )
     if faults:
         sys.exit(FOUND)
+
+
+def _translated(
+    space: Space, vas: Addresses, access: str, user: bool
+) -> tuple[Addresses, npt.NDArray[np.uint8]]:
+    """Translate a batch for an access, or, without one, for whoever may use the pages at all."""
+    if access:
+        return space.translate_many(vas, access, user)
+    pas, statuses = space.translate_many(vas)
+    for other in (("r", True), ("x", False), ("x", True)):
+        denied = np.flatnonzero(np.isin(statuses, _DENIALS))
+        if not len(denied):
+            break
+        again, how = space.translate_many(vas[denied], *other)
+        better = how == Status.OK
+        pas[denied[better]], statuses[denied[better]] = again[better], Status.OK
+    return pas, statuses
 
 
 def _batches(source: IO[bytes], binary: bool) -> Iterator[tuple[Addresses, int]]:

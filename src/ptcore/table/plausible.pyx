@@ -1,8 +1,8 @@
 """Which pages of a memory could hold tables: the compiled half of `find_roots`.
 
-A page is read as a table of a level, item by item. *Good* items are lawful and point into the memory; *bad*
-ones break a rule, point outside, or are empty by the rules but not zero, which tables never are above level
-0. What lies below is judged in the same way, each page once per level.
+A page is read as a table of a level, item by item. *Good* items are lawful and point to a table in the
+memory, or to a page between its two ends; *bad* ones break a rule, point elsewhere, or are empty by the rules
+but not zero, which tables never are above level 0. What lies below is judged in the same way, each page once per level.
 """
 
 cimport cython
@@ -12,7 +12,7 @@ from libc.string cimport memset
 
 import numpy as np
 
-from ptcore.memory.physical cimport PhysicalMemory, pt_at_any, pt_holds
+from ptcore.memory.physical cimport PhysicalMemory, pt_at_any, pt_holds, pt_segment
 from ptcore.table.abi cimport PT_EMPTY, PT_LEAF, PT_RESERVED, PT_TABLE, pt_format, pt_item, pt_space
 from ptcore.table.decode cimport (
     pt_any,
@@ -47,12 +47,23 @@ cdef struct Below:
     double tables[6]
 
 
+cdef uint64_t low_end(const pt_space *space) noexcept nogil:
+    return space.memory.segments[0].start
+
+
+cdef uint64_t high_end(const pt_space *space) noexcept nogil:
+    """Where the memory ends, holes or not."""
+    cdef const pt_segment *last = &space.memory.segments[space.memory.count - 1]
+    return last.start + last.size
+
+
 cdef int count_item(
     const pt_space *space, int level, pt_item item, Count *count, uint64_t *target, int *below
 ) noexcept nogil:
     """Count one item; return 1 and where it points if it is a table to follow."""
     cdef const pt_format *f = space.format
     cdef int kind = pt_kind(f, level, item), shape
+    cdef bint inside
     if kind == PT_EMPTY:
         count.bad += level > 0 and pt_any(item)
         return 0
@@ -62,7 +73,11 @@ cdef int count_item(
         return 0
     target[0] = pt_output(f, &space.rules, level, shape, item)
     below[0] = pt_next_level(f, level, item) if kind == PT_TABLE else level
-    if not pt_holds(space.memory, target[0], pt_table_bytes(f, below[0]) if kind == PT_TABLE else 1):
+    if kind == PT_TABLE:
+        inside = pt_holds(space.memory, target[0], pt_table_bytes(f, below[0]))
+    else:  # images leave pages out: those between the ones that they hold may well have been there
+        inside = target[0] - low_end(space) < high_end(space) - low_end(space)
+    if not inside:
         count.bad += 1
         return 0
     count.good += 1

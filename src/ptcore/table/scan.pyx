@@ -6,6 +6,7 @@ becomes a REPEAT row, a reserved item a RESERVED row, and a table outside memory
 """
 
 cimport cython
+from cpython.buffer cimport PyBuffer_FillInfo
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
@@ -57,6 +58,10 @@ from ptcore.table.decode cimport (
     pt_unmarked,
 )
 from ptcore.errors import PtcoreError
+
+cdef extern from "engine.h" nogil:
+    bint pt_is_lawful_leaf(const pt_format *f, const pt_space *s, pt_item item)
+
 from ptcore.table.rows import HARVEST_DTYPE, ROW_DTYPE, Flag, RowKind
 
 # Early kernels map whole shadow regions to one page (KASAN): no list of such a page is of use.
@@ -139,8 +144,21 @@ cdef class Scan:
         cdef int kind, shape = 0, below
         cdef uint64_t run
         cdef Row row
+        cdef const uint8_t *row_of_items = NULL
         item = 0
+        if level == 0:  # most items are here, and most tables lie in one piece
+            row_of_items = pt_at_any(
+                self.space.memory, pt_item_at(self.f, table, index), (last_index - index + 1) * size
+            )
         while True:
+            if row_of_items != NULL:
+                bytes = row_of_items + (index - pt_index(self.f, level, first)) * size
+                run = self.engine.empty_run(self.space, bytes, last_index - index + 1)
+                if index + run > last_index:
+                    return 0
+                if run:
+                    index += run
+                    item_first = (item_first & ~mask) + run * (mask + 1)
             item_last = item_first | mask
             if item_last > last:
                 item_last = last
@@ -148,6 +166,9 @@ cdef class Scan:
             kind = PT_RESERVED
             if bytes != NULL:
                 item = pt_load(self.f, bytes)
+            if row_of_items != NULL and pt_is_lawful_leaf(self.f, self.space, item):
+                kind, shape = PT_LEAF, 1
+            elif bytes != NULL:
                 kind = pt_kind(self.f, level, item)
                 shape = pt_shape_of(self.f, level, kind, item)
                 if kind != PT_EMPTY and kind != PT_RESERVED:
@@ -208,11 +229,12 @@ cdef class Scan:
         cdef pt_item attributes = pt_lasting(self.f, &self.space.rules, level, shape, item)
         cdef Row row
         cdef Row *before = &self.rows[self.count - 1] if self.count else NULL
+        cdef unsigned shaped = rights | <unsigned>shape << 8  # the kind of leaf is a part of what lasts
         if (
             before != NULL
             and before.kind == ROW_LEAF
             and before.level == level
-            and rights == self.last_rights
+            and shaped == self.last_rights
             and not pt_any(attributes ^ self.last_attributes)
             and before.last + 1 == first
             and before.last != PT_ALL_ONES
@@ -220,6 +242,18 @@ cdef class Scan:
         ):
             before.last = last  # one more page of the same: most leaves end here
             return 0
+        if (
+            before != NULL
+            and before.kind == ROW_LEAF
+            and before.level == level
+            and level == 0
+            and shape == 1
+            and shaped == self.last_rights
+            and not pt_any(attributes ^ self.last_attributes)
+        ):
+            row = before[0]  # the same of another page
+            row.first, row.last, row.pa = first, last, pa
+            return self.add(&row)
         clear_row(&row, level, first, last, 1ULL << pt_entry_size_lg2(self.f, level, shape))
         row.kind = ROW_LEAF
         row.pa = pa
@@ -234,7 +268,7 @@ cdef class Scan:
         if pt_lacks_accessed(self.f, level, shape, item):
             row.flags |= FLAG_UNACCESSED
         self.last_attributes = attributes
-        self.last_rights = rights
+        self.last_rights = shaped
         return self.add(&row)
 
     cdef int list_below(
@@ -263,11 +297,19 @@ cdef class Scan:
         return 0
 
     def array(self):
-        """The rows as an array of their own."""
-        cdef size_t size = self.count * sizeof(Row)
-        if not size:
+        """The rows as an array; the listing is over, and its memory is the array's."""
+        cdef Row *kept
+        self.seen = None
+        if not self.count:
             return np.empty(0, dtype=ROW_DTYPE)
-        return np.frombuffer((<char *>self.rows)[:size], dtype=ROW_DTYPE).copy()
+        kept = <Row *>realloc(self.rows, self.count * sizeof(Row))
+        if kept != NULL:
+            self.rows = kept
+            self.room = self.count
+        return np.frombuffer(self, dtype=ROW_DTYPE)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.rows, self.count * sizeof(Row), False, flags)
 
 
 cdef object mappings(
