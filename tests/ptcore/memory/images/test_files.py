@@ -272,7 +272,7 @@ def test_bit_flips_end_in_an_image_or_in_an_image_error(tmp_path: Path, sample: 
     places = [n for first, end in FIELDS[sample] for n in range(first, end)]
     form = ptcore.open_image(written(tmp_path / "whole", SMALL[sample])).form
 
-    @settings(max_examples=300, deadline=None, database=None)
+    @settings(max_examples=150, deadline=None, database=None)
     @given(st.lists(st.tuples(st.sampled_from(places), st.integers(0, 7)), min_size=1, max_size=3))
     def flip(bits: list[tuple[int, int]]) -> None:
         content = bytearray(SMALL[sample])
@@ -290,8 +290,8 @@ def test_bit_flips_end_in_an_image_or_in_an_image_error(tmp_path: Path, sample: 
             ends["image"] += 1
 
     flip()
-    assert ends["error"] > 20
-    assert ends["image"] > 5
+    assert ends["error"] > 10
+    assert ends["image"] > 3
 
 
 def test_damage_inside_a_compressed_chunk_is_found_when_it_is_read(tmp_path: Path) -> None:
