@@ -130,22 +130,40 @@ def test_no_table_of_figures_is_wider_than_the_window_or_cut(
     assert sum("page_table_cache_3 " in line for line in lines) >= 2
 
 
+SLOW = """
+import time
+from pathlib import Path
+from ptcore.strategies.direct_map import DirectMap
+
+class Slow(DirectMap):
+    def acquire(self, request):
+        Path("started").touch()
+        time.sleep(0.01)
+        return super().acquire(request)
+"""
+
+
 def test_ctrl_c_leaves_no_half_file_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "slow_one.py").write_text(SLOW)
     main = "from ptcore.cli import main; main()"
-    arguments = ["compare", "secrets", "--size", "100000", "-s", "naive_unmap"]
-    arguments += ["--html", str(tmp_path / "r.html"), "--ledgers", str(tmp_path / "kept")]
+    arguments = ["compare", "secrets", "--size", "20000", "-s", "slow_one:Slow"]
+    arguments += ["--html", str(tmp_path / "out" / "r.html")]
+    (tmp_path / "out").mkdir()
     source = str(Path(__file__).parents[3] / "src")
     started = subprocess.Popen(
         [sys.executable, "-c", main, *arguments],
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": source},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    time.sleep(4)
+    patience = time.monotonic() + 90
+    while not (tmp_path / "started").exists() and time.monotonic() < patience:
+        time.sleep(0.1)
     started.send_signal(signal.SIGINT)
-    out, err = started.communicate(timeout=30)
-    assert started.returncode == 130
+    out, err = started.communicate(timeout=90)
+    assert started.returncode == 130, err
     assert out == ""
     assert err == "ptcore: interrupted; no file was written half\n"
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not list((tmp_path / "out").iterdir())
