@@ -159,6 +159,34 @@ def test_pages_that_break_a_rule_are_found_and_no_others(seed: int) -> None:
         OUTCOMES[rule.name] += len(spans)
 
 
+def loops_of(ram: PhysicalMemory, tables: tuple[int, ...]) -> set[int]:
+    """The addresses of items that point to a table on the way to them, root first in `tables`."""
+    level = 4 - len(tables)
+    found = set()
+    for at in range(tables[-1], tables[-1] + PAGE, 8):
+        try:
+            item = ram.read_word(at)
+        except OutOfRange:
+            return found
+        if not level or not item & 1 or item & 0x80:
+            continue
+        if item & ADDRESS in tables:
+            found.add(at)
+        found |= loops_of(ram, (*tables, item & ADDRESS))
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1 << 32))
+def test_a_loop_is_found_on_whichever_way_it_is_one(seed: int) -> None:
+    table = tangle(random.Random(seed))
+    rows = check(table).rows
+    loops = rows[rows["rule"] == Rule.LOOP]
+    expected = loops_of(table.memory, (table.root,))
+    assert set(loops["entry_address"].tolist()) == expected
+    OUTCOMES["loop"] += len(expected)
+
+
 @pytest.mark.parametrize("page", range(4))
 def test_every_page_of_a_large_root_counts_as_a_table_that_user_mode_may_write(page: int) -> None:
     ram = PhysicalMemory("16M", frames=(0x10_0000, "4M"))
@@ -171,5 +199,5 @@ def test_every_page_of_a_large_root_counts_as_a_table_that_user_mode_may_write(p
 def test_the_tangles_above_had_everything_in_them() -> None:
     if not OUTCOMES:
         pytest.skip("run by itself")
-    assert min(OUTCOMES[name] for name in ("leaf", "repeat", "nowhere")) > 5, OUTCOMES
+    assert min(OUTCOMES[name] for name in ("leaf", "repeat", "nowhere", "loop")) > 5, OUTCOMES
     assert min(OUTCOMES[r.name] for r in (Rule.WRITABLE_EXECUTABLE, Rule.USER_IN_KERNEL_HALF)) > 5

@@ -7,7 +7,7 @@ from libc.stdlib cimport free, realloc
 import numpy as np
 
 from ptcore.memory.physical cimport PhysicalMemory, pt_at, pt_at_any, pt_holds
-from ptcore.table.abi cimport PT_EMPTY, PT_LEAF, PT_RESERVED, pt_format, pt_item, pt_space
+from ptcore.table.abi cimport PT_EMPTY, PT_LEAF, PT_RESERVED, PT_TABLE, pt_format, pt_item, pt_space
 from ptcore.table.decode cimport (
     pt_breaks_rule,
     pt_entry_bytes,
@@ -42,6 +42,20 @@ cdef packed struct Finding:
     uint8_t level
 
 
+cdef bint _is_above(object table, tuple place, dict parents) except -1:
+    """Whether any way from the root to a place, a (table, level), has `table` on it."""
+    ahead = [place]
+    met = {place}
+    while ahead:
+        here = ahead.pop()
+        if here[0] == table:
+            return True
+        new = [up for up in parents.get(here, ()) if up not in met]
+        met.update(new)
+        ahead += new
+    return False
+
+
 @cython.final
 cdef class Inspection:
     cdef const pt_space *space
@@ -53,7 +67,7 @@ cdef class Inspection:
     cdef size_t room
     cdef set seen
     cdef list tables
-    cdef list on_path
+    cdef list vas  # where each of the tables was met first
 
     def __init__(self, PageTable table not None):
         self.table = table
@@ -62,7 +76,7 @@ cdef class Inspection:
         self.f = table.space.format
         self.seen = set()
         self.tables = []
-        self.on_path = []
+        self.vas = []
 
     def __dealloc__(self):
         free(self.rows)
@@ -107,7 +121,7 @@ cdef class Inspection:
             return 0
         self.seen.add((table, level))
         self.tables.append((table, level))
-        self.on_path.append(table)
+        self.vas.append(va)
         while index < count:
             if whole != NULL:
                 index += self.engine.empty_run(
@@ -120,7 +134,6 @@ cdef class Inspection:
             if bytes != NULL:
                 self.look_at(pt_load(self.f, bytes), at, level, va | index << self.f.level[level].shift)
             index += 1
-        self.on_path.pop()
         return 0
 
     cdef int look_at(self, pt_item item, uint64_t at, int level, uint64_t va) except -1:
@@ -137,9 +150,51 @@ cdef class Inspection:
         below = pt_next_level(self.f, level, item)
         if not pt_holds(self.space.memory, table, pt_table_bytes(self.f, below)):
             self.add(OUTSIDE_MEMORY, level, va, at, table)
-        if table in self.on_path:
-            self.add(LOOP, level, va, at, table)
         return self.look(table, below, va)
+
+    # -- loops -------------------------------------------------------------------------------
+
+    cdef int find_loops(self) except -1:
+        """Note the items that point to a table above them, on whichever of the ways that lead to them."""
+        levels = {}
+        for table, level in self.tables:
+            levels.setdefault(table, []).append(level)
+        # A table above an item that points to it was met at two levels.
+        several = {table for table, met in levels.items() if len(met) > 1}
+        if not several:
+            return 0
+        parents = {}
+        found = []
+        for (table, level), va in zip(self.tables, self.vas):
+            self.follow(table, level, va, parents, found, several)
+        for va, at, table, level, target in sorted(found):
+            if _is_above(target, (table, level), parents):
+                self.add(LOOP, level, va, at, target)
+        return 0
+
+    cdef int follow(
+        self, uint64_t table, int level, uint64_t va, dict parents, list found, set several
+    ) except -1:
+        """Note the parent of each table below, and the items that point to one of `several`."""
+        cdef uint64_t index, at, target, first
+        cdef const uint8_t *bytes
+        cdef pt_item item
+        for index in range(pt_item_count(self.f, level)):
+            at = pt_item_at(self.f, table, index)
+            bytes = pt_at(self.space.memory, at, pt_entry_bytes(self.f))
+            if bytes == NULL:
+                continue
+            item = pt_load(self.f, bytes)
+            if pt_kind(self.f, level, item) != PT_TABLE:
+                continue
+            if pt_breaks_rule(self.f, &self.space.rules, level, 0, item):
+                continue
+            target = pt_output(self.f, &self.space.rules, level, 0, item)
+            parents.setdefault((target, pt_next_level(self.f, level, item)), []).append((table, level))
+            if target in several:
+                first = pt_full_input(self.f, va | index << self.f.level[level].shift)
+                found.append((first, at, table, level, target))
+        return 0
 
     def run(self):
         cdef PhysicalMemory memory = self.table.memory
@@ -150,7 +205,9 @@ cdef class Inspection:
                 break
             self.seen.clear()
             self.tables.clear()
+            self.vas.clear()
             self.count = 0
+        self.find_loops()
         cdef size_t size = self.count * sizeof(Finding)
         found = np.empty(0, dtype=FINDING_DTYPE)
         if size:
