@@ -82,14 +82,10 @@ def _figures(columns: Sequence[str], cells: Sequence[Sequence[object]]) -> list[
 
 
 def _titled(title: str | None) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        padding=(0, 1),
-        pad_edge=False,
-    )
+    """Return an empty table below its title, which may be wider than it."""
+    if title is not None:
+        console().print(Text(title, style="bold"))
+    return Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
 
 
 def _plain(title: str, columns: Sequence[str], cells: Sequence[Sequence[object]]) -> None:
