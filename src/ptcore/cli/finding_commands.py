@@ -13,8 +13,8 @@ from ptcore.cli.ends import FOUND, says_errors
 from ptcore.cli.group import ptcore
 from ptcore.cli.image_options import IMAGE, JSON, NUMBER, choose, image_options, parameters_of
 from ptcore.cli.listings import OUTPUT, check_output, dicts, print_json, write_rows
+from ptcore.cli.places import opened
 from ptcore.cli.progress import progress_bar
-from ptcore.memory import open_image
 from ptcore.table.check import Finding, check
 from ptcore.table.roots import Roots, find_roots
 from ptcore.table.rows import Rule
@@ -113,13 +113,13 @@ def roots_command(
     check_output(output)
     if output is not None and len(names) > 1:
         raise click.UsageError("--output takes one format")
-    opened = open_image(image, form=form)
+    memory = opened(image, form)
     found = {}
     for name in names:
         fmt = formats.get(name, **parameters_of(parameters, presence))
         with progress_bar(name) as move:
             found[name] = find_roots(
-                opened, fmt, physical_bits=physical_bits, least=least, progress=move
+                memory, fmt, physical_bits=physical_bits, least=least, progress=move
             )
     if output is not None:
         write_rows(found[names[0]].rows, output)

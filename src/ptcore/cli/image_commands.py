@@ -34,12 +34,13 @@ from ptcore.cli.listings import (
     sizes_text,
     write_rows,
 )
+from ptcore.cli.places import ImagePlace, opened
 from ptcore.errors import Fault, FormatError
 from ptcore.formats import explain
 from ptcore.formats import registers as known_registers
 from ptcore.formats.encode import rights_names
 from ptcore.formats.schema import Format
-from ptcore.memory import Image, open_image
+from ptcore.memory import Image
 from ptcore.table import Nested, PageTable, Step, Walk
 from ptcore.table.diff import Change, diff
 from ptcore.table.nested import NestedWalk
@@ -78,8 +79,8 @@ def format_of_space(space: Space) -> Format:
 @says_errors
 def registers_command(image: str, form: str | None, json_: bool) -> None:
     """Show what IMAGE says of its CPUs, or what to pass where it says nothing."""
-    opened = open_image(image, form=form)
-    plans = [_plan_of(cpu.architecture, cpu.registers) for cpu in opened.cpus]
+    memory = opened(image, form)
+    plans = [_plan_of(cpu.architecture, cpu.registers) for cpu in memory.cpus]
     if json_:
         cpus = [
             {
@@ -87,20 +88,20 @@ def registers_command(image: str, form: str | None, json_: bool) -> None:
                 "registers": {name: f"{value:#x}" for name, value in cpu.registers.items()},
                 "translates": plan,
             }
-            for cpu, plan in zip(opened.cpus, plans, strict=True)
+            for cpu, plan in zip(memory.cpus, plans, strict=True)
         ]
-        spans = [{"first": f"{s.start:#x}", "last": f"{s.last:#x}"} for s in opened.segments]
-        print_object({"form": opened.form, "memory": spans, "cpus": cpus})
+        spans = [{"first": f"{s.start:#x}", "last": f"{s.last:#x}"} for s in memory.segments]
+        print_object({"form": memory.form, "memory": spans, "cpus": cpus})
         return
-    _show_memory(opened)
-    for n, (cpu, plan) in enumerate(zip(opened.cpus, plans, strict=True)):
+    _show_memory(memory)
+    for n, (cpu, plan) in enumerate(zip(memory.cpus, plans, strict=True)):
         click.echo(f"\nCPU {n}, {cpu.architecture or 'of an unknown architecture'}: {plan}")
         meanings = _meanings(cpu.architecture)
         print_lines(
             ("register", "value", "meaning"),
             [(k, f"{v:#x}", meanings.get(k, "")) for k, v in cpu.registers.items()],
         )
-    if not any(cpu.registers for cpu in opened.cpus):
+    if not any(cpu.registers for cpu in memory.cpus):
         click.echo("\nThe image holds no registers that say where tables are. Pass some of these:")
         _show_registers()
 
@@ -477,8 +478,8 @@ def _show_found(chosen: Chosen, found: Sequence[Any]) -> None:
 
 
 @ptcore.command("diff")
-@click.argument("image_a", type=click.Path(exists=True, dir_okay=False))
-@click.argument("image_b", type=click.Path(exists=True, dir_okay=False))
+@click.argument("image_a", type=ImagePlace())
+@click.argument("image_b", type=ImagePlace())
 @image_options
 @FIRST
 @LAST
@@ -499,7 +500,7 @@ def diff_command(
     Registers and roots given twice are those of A and those of B. Exit 1 if anything differs.
     """
     check_output(output)
-    chosen = [chosen_in(open_image(path, form=given["form"]), given) for path in (image_a, image_b)]
+    chosen = [chosen_in(opened(path, given["form"]), given) for path in (image_a, image_b)]
     spaces = (chosen[0].spaces[0], chosen[1].spaces[-1])
     if len(chosen[0].spaces) > 2:
         raise click.UsageError("diff takes one root, or one of each image")

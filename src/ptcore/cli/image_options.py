@@ -10,11 +10,12 @@ from typing import Any
 import click
 
 from ptcore import formats
+from ptcore.cli.places import ImagePlace, opened
 from ptcore.errors import FormatError
 from ptcore.formats import registers as known_registers
 from ptcore.formats.registers import Register
 from ptcore.formats.schema import Format
-from ptcore.memory import Image, open_image
+from ptcore.memory import Image
 from ptcore.table import AddressSpace, PageTable
 
 Space = AddressSpace | PageTable
@@ -41,7 +42,7 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # older releases take 
 
 NUMBER = Number()
 JSON = click.option("--json", "json_", is_flag=True, help="Print JSON.")
-IMAGE = click.argument("image", type=click.Path(exists=True, dir_okay=False))
+IMAGE = click.argument("image", type=ImagePlace())
 
 
 def _registers() -> dict[str, Register]:
@@ -106,7 +107,7 @@ class Chosen:
 
 def choose(path: str, given: Mapping[str, Any]) -> Chosen:
     """Open an image, and the address spaces that the options ask for."""
-    image = open_image(path, form=given["form"])
+    image = opened(path, given["form"])
     return chosen_in(image, given)
 
 
