@@ -60,7 +60,9 @@ def check_command(
                 counts[finding.rule.name.lower()] += 1
                 click.echo(f"{finding.rule.name.lower()}  {finding.text}")
         said = ", ".join(f"{n:,} {name}" for name, n in counts.items())
-        click.echo(f"{sum(counts.values()):,} findings: {said}" if counts else "nothing found")
+        total = sum(counts.values())
+        many = "finding" if total == 1 else "findings"
+        click.echo(f"{total:,} {many}: {said}" if counts else "nothing found")
     if any(found):
         sys.exit(FOUND)
 
