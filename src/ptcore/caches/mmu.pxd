@@ -97,5 +97,9 @@ cdef class Mmu:
     cdef int prepare(self, space, asid, vmid, mmu_context *made) except -1
     cdef int bind(self, tuple parts, const mmu_context *made) except -1
 
+    # For other compiled rooms: accesses of a CPU (`need` of need_of()), `stride` apart, and what `invalidate` does.
+    cdef void touch(self, uint64_t first, uint64_t count, uint64_t stride, unsigned need) noexcept nogil
+    cdef void drop(self, uint64_t first, uint64_t last) noexcept nogil
+
 
 cdef unsigned need_of(kind, bint user) except? 0xFFFF

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptcore.caches.tlb cimport TLB_GLOBAL, side_alone, space_of
+from ptcore.caches.tlb cimport TLB_GLOBAL, side_alone, space_of, tlb_chosen, tlb_invalidate
+from ptcore.caches.walk_cache cimport wc_invalidate
 from ptcore.caches.tlb import KINDS, addresses_of, sides_of, sides_of_each
 from ptcore.errors import FormatError, OutOfRange, Status
 from ptcore.table.address_space import AddressSpace
@@ -268,17 +269,32 @@ cdef class Mmu:
         return outcomes
 
     def access_span(self, first, count, stride, kind="r", user=False):
-        cdef uint64_t start, step, pa, n, times, faults = self.c.counts.faults
+        cdef uint64_t start, step, times, faults = self.c.counts.faults
         cdef unsigned need = need_of(kind, user)
-        cdef int status
         number, many, distance = (operator.index(x) for x in (first, count, stride))
         if many < 0 or distance < 0 or number < 0 or number + max(many - 1, 0) * distance > ALL_ONES:
             raise OutOfRange(f"{many} accesses from {number:#x}, {distance} apart, leave 64 bits")
         start, times, step = number, many, distance
         with nogil:
-            for n in range(times):
-                mmu_asks(&self.c, start + n * step, need, &pa, &status)
+            self.touch(start, times, step, need)
         return self.c.counts.faults - faults
+
+    cdef void touch(self, uint64_t first, uint64_t count, uint64_t stride, unsigned need) noexcept nogil:
+        cdef uint64_t n, pa
+        cdef int status
+        for n in range(count):
+            mmu_asks(&self.c, first + n * stride, need, &pa, &status)
+
+    cdef void drop(self, uint64_t first, uint64_t last) noexcept nogil:
+        cdef tlb_chosen every
+        every.mask = every.value = 0
+        every.globals = every.tagged = True
+        every.larger_stay = False
+        tlb_invalidate(self.c.tlb, first, last, &every)
+        if self.c.walk_cache != NULL:
+            wc_invalidate(self.c.walk_cache, first, last, 0, 0)
+        if self.c.guest_cache != NULL:
+            wc_invalidate(self.c.guest_cache, first, last, 0, 0)
 
     def invalidate(self, first, last, *, structures=True):
         dropped = self.tlb.invalidate(first, last)

@@ -11,11 +11,13 @@ cdef class PageTable:
     cdef pt_format own_format
     cdef const pt_engine *engine
     cdef pt_need needs[16]
+    cdef pt_item table_item[6]
     cdef readonly PhysicalMemory memory
     cdef readonly object format
     cdef readonly uint64_t encryption_mask
     cdef readonly bint encryption_bit
     cdef readonly object physical_bits
+    cdef unsigned width
     cdef readonly bint check_reserved
     cdef bint owns_root
     cdef bint destroyed

@@ -159,6 +159,7 @@ cdef class PageTable:
                 f"encryption_mask {encryption:#x} is not an address bit of every item of {self.format.name}"
             )
         self.physical_bits = bits
+        self.width = bits
         self.encryption_mask = encryption
         self.frame_limit = _table_limit(self.format, bits, encryption)
         self.zero_masks = []
@@ -174,8 +175,13 @@ cdef class PageTable:
         pt_find_usual(&self.own_format, &self.space.rules)
 
     def _set_needs(self):
-        """What each kind of access needs: letters r, w, x as bits 0 to 2, user mode as bit 3."""
-        cdef int kind
+        """What each kind of access needs (letters r, w, x as bits 0 to 2, user mode as bit 3), and what new
+        table items say besides their address."""
+        cdef int kind, n
+        for n in range(1, self.own_format.top + 1):
+            self.table_item[n] = encode.table_bits(self.format, n)
+            if self.encryption_bit:
+                self.table_item[n] |= address_bits(self.format.levels[n].table, self.encryption_mask)
         for kind in range(16):
             found = access_rules.need(self.format, kind)
             self.needs[kind].allowed = found.allowed
@@ -476,9 +482,7 @@ cdef class PageTable:
         edit.frames = self.memory.frames
         edit.rights = 0
         for n in range(1, self.own_format.top + 1):
-            edit.table_item[n] = encode.table_bits(self.format, n)
-            if self.encryption_bit:
-                edit.table_item[n] |= address_bits(self.format.levels[n].table, self.encryption_mask)
+            edit.table_item[n] = self.table_item[n]
         edit.dry = True
         return edit
 

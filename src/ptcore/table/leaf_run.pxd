@@ -1,0 +1,19 @@
+from libc.stdint cimport uint8_t, uint64_t
+
+from ptcore.table.abi cimport pt_item
+from ptcore.table.page_table cimport PageTable
+
+
+cdef class LeafRuns:
+    cdef readonly PageTable table
+    cdef dict attributes
+    cdef uint64_t page_mask
+
+    cdef uint8_t *find(self, uint64_t first, uint64_t last, unsigned rights) noexcept
+    cdef int attributes_of(self, access, memory_type, bint any_size, pt_item *item, unsigned *rights) except -1
+    # Each returns how many items it wrote (or found), and 0 where only PageTable's verb can tell what happens.
+    cdef uint64_t map(
+        self, uint64_t first, uint64_t size, uint64_t pa, bint any_size, pt_item item, unsigned rights
+    ) noexcept
+    cdef uint64_t unmap(self, uint64_t first, uint64_t size) noexcept
+    cdef uint64_t mapped(self, uint64_t first, uint64_t size) noexcept

@@ -1,0 +1,123 @@
+"""Edits of one run of smallest leaves in a table that exists: what most edits of a running machine are.
+
+PageTable's verbs look, reserve and then do; here one look suffices, as nothing is allocated or freed and all items
+lie in one table. Whatever is not that simple is refused, with nothing changed, and is PageTable's to do or to name.
+"""
+
+cimport cython
+from libc.stdint cimport uint8_t, uint64_t
+
+from ptcore.memory.physical cimport pt_at, pt_at_any
+from ptcore.table.abi cimport PT_TABLE, pt_format, pt_item, pt_rules
+from ptcore.table.decode cimport (
+    pt_breaks_rule,
+    pt_entry_bytes,
+    pt_has_room_for,
+    pt_index,
+    pt_item_at,
+    pt_item_rights,
+    pt_kind,
+    pt_legal_input,
+    pt_load,
+    pt_output,
+    pt_table_bytes,
+)
+from ptcore.table.page_table cimport PageTable
+
+from ptcore.formats import encode
+
+
+@cython.final
+cdef class LeafRuns:
+    def __cinit__(self, PageTable table not None):
+        self.table = table
+        self.attributes = {}
+        self.page_mask = (1ULL << table.own_format.level[0].shift) - 1
+
+    cdef uint8_t *find(self, uint64_t first, uint64_t last, unsigned rights) noexcept:
+        """The items of [first, last] in their one table, or NULL; `rights`: what no item above may withhold."""
+        cdef PageTable t = self.table
+        cdef const pt_format *f = &t.own_format
+        cdef const pt_rules *rules = &t.space.rules
+        cdef uint64_t at, table = t.space.root
+        cdef uint8_t *bytes_
+        cdef pt_item item
+        cdef int level = f.top, lg2 = 12
+        while 1ULL << lg2 < pt_table_bytes(f, level):
+            lg2 += 1
+        if t.destroyed or not t.memory.writable or t.owns_root and not t.memory.frames.owns(table, lg2):
+            return NULL
+        if level == 0 or f.has_skips or rules.tag_bits or (first ^ last) >> f.level[1].shift:
+            return NULL
+        if not pt_legal_input(f, rules, first):
+            return NULL
+        while level > 0:
+            at = pt_item_at(f, table, pt_index(f, level, first))
+            bytes_ = pt_at(t.space.memory, at, pt_entry_bytes(f))
+            if bytes_ == NULL:
+                return NULL
+            item = pt_load(f, bytes_)
+            if pt_kind(f, level, item) != PT_TABLE or pt_breaks_rule(f, rules, level, 0, item):
+                return NULL
+            if f.parents_limit_rights and rights & ~pt_item_rights(f, level, 0, item):
+                return NULL
+            table = pt_output(f, rules, level, 0, item)
+            level -= 1
+        at = pt_item_at(f, table, pt_index(f, 0, first))
+        return pt_at_any(t.space.memory, at, ((last - first) // (self.page_mask + 1) + 1) * pt_entry_bytes(f))
+
+    cdef int attributes_of(self, access, memory_type, bint any_size, pt_item *item, unsigned *rights) except -1:
+        """What a smallest leaf says besides its address; raises as PageTable.map for what cannot be said."""
+        key = (access, memory_type, any_size)
+        known = self.attributes.get(key)
+        if known is None:
+            wanted = encode.Attributes(access, False, False, memory_type, 0, 0)
+            fmt, marked = self.table.format, self.table.encryption_bit
+            if any_size:
+                self.table._leaf_items(wanted, None, marked)
+            items = self.table._leaf_items(wanted, 1 << fmt.granule_lg2, marked)
+            known = (items[0][2], encode.wanted_rights(fmt, access, False)[1])
+            self.attributes[key] = known
+        item[0] = known[0]
+        rights[0] = known[1]
+        return 0
+
+    cdef uint64_t map(
+        self, uint64_t first, uint64_t size, uint64_t pa, bint any_size, pt_item item, unsigned rights
+    ) noexcept:
+        """Map a run; `any_size`: larger leaves would do, too, where there is no table yet."""
+        cdef PageTable t = self.table
+        cdef const pt_format *f = &t.own_format
+        cdef uint64_t count = size // (self.page_mask + 1)
+        cdef uint8_t *bytes_
+        if size == 0 or (first | size | pa) & self.page_mask or first + (size - 1) < first:
+            return 0
+        # Leaves of several sizes in one table are PageTable's to choose among.
+        if f.level[0].shapes != 2 or pa + size < pa or (pa + size - 1) >> t.width:
+            return 0
+        if t._reaches_encryption(pa, pa + size - 1) or not pt_has_room_for(f, 0, 1, pa + size - 1 & ~self.page_mask):
+            return 0
+        bytes_ = self.find(first, first + size - 1, rights)
+        if bytes_ == NULL or t.engine.empty_run(&t.space, bytes_, count) < count:
+            return 0
+        t.engine.fill(&t.space, bytes_, count, item, pa)
+        return count
+
+    cdef uint64_t unmap(self, uint64_t first, uint64_t size) noexcept:
+        cdef PageTable t = self.table
+        cdef uint64_t count = self.mapped(first, size)
+        if count:
+            t.engine.clear(&t.space, self.find(first, first + size - 1, 0), count)
+        return count
+
+    cdef uint64_t mapped(self, uint64_t first, uint64_t size) noexcept:
+        """How many pages: all of the run, where it is all smallest leaves."""
+        cdef PageTable t = self.table
+        cdef uint64_t count = size // (self.page_mask + 1)
+        cdef uint8_t *bytes_
+        if size == 0 or (first | size) & self.page_mask or first + (size - 1) < first:
+            return 0
+        bytes_ = self.find(first, first + size - 1, 0)
+        if bytes_ == NULL or t.engine.lawful_leaf_run(&t.space, bytes_, count) < count:
+            return 0
+        return count
