@@ -60,7 +60,7 @@ class EphemeralMap:
         """Give the frames back; CPUs that touched them may hold translations until their regions wrap."""
         self.machine.mmu(cpu)
         self._live.end(handle)
-        if self._eager and self.machine.stale():
+        if self._eager and self.machine.stale_count:
             self.machine.invalidate(None, cpu)
         self.machine.free_frames(handle.pa, handle.pages, cpu)
         self.machine.note(Event.RELEASED, cpu, handle.pages)

@@ -62,15 +62,19 @@ class KmapLocal:
         self.machine.invalidate(Span.of(va, page), cpu, (cpu,))
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
-        """Map, touch and unmap, page by page."""
+        """Map, touch and unmap, page by page: what `push` and `pop` do, in one slot."""
         self._live.check(handle)
         self.machine.mmu(cpu)
         page = self.machine.page_bytes
         handle.check_offsets(span, page)
-        for number in range(span.start // page, span.last // page + 1):
-            va = self.push(handle.pa + number * page, cpu, handle.memory_type)
-            self.machine.access(Span.of(va, page), cpu, kind)
-            self.pop(va, cpu)
+        if self._depth[cpu] == SLOTS:
+            raise OutOfRange(f"all {SLOTS} slots of CPU {cpu} are in use")
+        slot = SLOTS_START + (cpu * SLOTS + self._depth[cpu]) * page
+        first, last = span.start // page, span.last // page
+        pa, pages = handle.pa + first * page, last - first + 1
+        self.machine.touch_by_page(
+            slot, pa, pages, cpu, kind, memory_type=handle.memory_type, cpus=(cpu,)
+        )
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Give the frames back; nobody holds a translation to them."""

@@ -38,16 +38,10 @@ class NaiveUnmap:
         except MapError:  # no frame for a table
             self.machine.free_frames(pa, request.pages, request.cpu)
             raise
-        for number in range(request.pages):
-            self._remove(pa + number * page, request.cpu)
+        self.machine.unmap_by_page(self._start + pa, request.pages, request.cpu)
         handle = self._live.add(request.pages, pa, None, request.memory_type)
         self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
-
-    def _remove(self, pa: int, cpu: int) -> None:
-        page = self.machine.page_bytes
-        self.machine.unmap(self._start + pa, page, cpu)
-        self.machine.invalidate(Span.of(self._start + pa, page), cpu)
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Put each page back, touch it, and remove it again."""
@@ -55,12 +49,10 @@ class NaiveUnmap:
         self.machine.mmu(cpu)
         page = self.machine.page_bytes
         handle.check_offsets(span, page)
-        for number in range(span.start // page, span.last // page + 1):
-            pa = handle.pa + number * page
-            kept = handle.memory_type
-            self.machine.map(self._start + pa, pa, page, cpu, page_size=page, memory_type=kept)
-            self.machine.access(Span.of(self._start + pa, page), cpu, kind)
-            self._remove(pa, cpu)
+        first, last = span.start // page, span.last // page
+        pa, pages, kept = handle.pa + first * page, last - first + 1, handle.memory_type
+        va = self._start + pa
+        self.machine.touch_by_page(va, pa, pages, cpu, kind, step=page, memory_type=kept)
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Put the pages back into the direct map, in leaves of the smallest size: it does not heal."""

@@ -1,6 +1,6 @@
 """An append-only list of what happened."""
 
-from collections.abc import Set
+from collections.abc import Iterable, Iterator, Set
 from os import PathLike
 from typing import IO, Any, Self, final
 
@@ -8,13 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptcore.machine.events import Event
+from ptcore.machine.ledger_files import REPEAT_DTYPE as REPEAT_DTYPE
+from ptcore.machine.ledger_files import ROW_DTYPE as ROW_DTYPE
+from ptcore.machine.ledger_files import Part
 
-ROW_DTYPE: np.dtype[Any]
+CHUNK_ROWS: int
 
 @final
 class Ledger:
     """An append-only list of events; 48 bytes a row. Costs and exposure are read out of it afterwards,
-    so that a better constant needs no new run, and a ledger is a golden file. Single writer."""
+    so that a better constant needs no new run, and a ledger is a golden file. Single writer.
+
+    Rows that come again, as those of a loop over pages do, are stored once with how often they came."""
 
     def __init__(self) -> None: ...
     def append(
@@ -31,14 +36,34 @@ class Ledger:
     ) -> None:
         """Add a row. Raises ValueError when `time_ns` is before the last row's. O(1)."""
 
-    def rows(self) -> NDArray[Any]:
-        """Return all rows (ROW_DTYPE), in order; `cpus` is a number for `cpu_set`."""
+    def rows(self, first_row: int = 0, *, events: Iterable[Event] | None = None) -> NDArray[Any]:
+        """Return the rows (ROW_DTYPE) from `first_row` on, in order, or those of `events` among them.
+
+        `cpus` is a number for `cpu_set`. A ledger may be larger than memory: see `chunks`.
+        """
+
+    def chunks(
+        self, first_row: int = 0, *, events: Iterable[Event] | None = None, most: int = ...
+    ) -> Iterator[NDArray[Any]]:
+        """Yield what `rows` returns, at most `most` rows at a time."""
+
+    def weighted(self, first_row: int = 0) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
+        """Yield rows as they are stored, and how often each happened: enough for sums, and short.
+
+        `unused` is not 0 in rows whose addresses move from one time to the next.
+        """
+
+    def parts(self) -> Iterator[Part]:
+        """Yield all rows as they are stored."""
 
     def cpu_set(self, number: int) -> frozenset[int]:
         """Return the set of CPUs that a row's `cpus` stands for."""
 
     def totals(self, first_row: int = 0) -> dict[Event, tuple[int, int]]:
-        """Return, for every event, how many rows it has from `first_row` on, and their counts' sum."""
+        """Return, for every event, how many rows it has from `first_row` on, and their counts' sum.
+
+        O(rows before `first_row`).
+        """
 
     def save(self, file: str | PathLike[str] | IO[bytes]) -> None:
         """Write all rows as a compressed .npz; the same rows give the same arrays."""
