@@ -27,6 +27,8 @@ def parse_size(size: int | str) -> int:
     binary suffixes K M G T P E (``"4K"``, ``"2MiB"``, ``"0x1000"``). Raises AddressError for
     anything else and for a negative number; nothing is rounded.
     """
+    if type(size) is int and size >= 0:
+        return size
     if isinstance(size, str):
         found = _SIZE.fullmatch(size.strip())
         if found is None:

@@ -154,6 +154,10 @@ class LazyLists:
         self.pages += pages
         return self.pages > self.max_pages
 
+    def nodes(self) -> list[int]:
+        """Return the nodes that have lazy areas."""
+        return [node for node, areas in enumerate(self._lists) if areas]
+
     def detach(self, node: int) -> list[tuple[int, int, int]]:
         """Take one node's list: (start, pages, owner) by ascending start. The count stays."""
         taken = [(start, *area) for start, area in sorted(self._lists[node].items())]
@@ -190,6 +194,8 @@ class VmapAreas:
         self._page_bytes = self.options.page_bytes
         self._nodes = self.options.node_count
         self._pools: list[dict[int, list[int]]] = [{} for _ in range(self._nodes)]
+        # Which sizes' pools may be long enough to decay: most drains find few.
+        self._long: list[set[int]] = [set() for _ in range(self._nodes)]
         self._lazy = LazyLists(self.options)
         self._live: dict[int, tuple[int, int]] = {}
         self._draining: list[tuple[int, int, int]] | None = None
@@ -257,7 +263,9 @@ class VmapAreas:
         self._draining = taken = []
         self._skip_pools = full
         for node in range(self._nodes):
-            self._decay(node, full)
+            if full or self._long[node]:
+                self._decay(node, full)
+        for node in self._lazy.nodes():
             taken += self._lazy.detach(node)
         if not taken:
             return Drained(0, 0, None, None)
@@ -270,7 +278,7 @@ class VmapAreas:
         for start, pages, node in self._draining or ():
             self._lazy.pages -= pages
             if node >= 0 and pages <= POOLED_PAGES and not self._skip_pools:
-                self._pools[node].setdefault(pages, []).append(start)
+                self._put(node, pages, start)
             else:
                 self.tree.free(start, pages * self._page_bytes)
         self._draining = None
@@ -312,12 +320,13 @@ class VmapAreas:
     def put_back(self, start: int) -> None:
         """Undo the last `allocate`, which a pool served: its area is on top again."""
         pages, node = self._live.pop(start)
-        self._pools[node][pages].append(start)
+        self._put(node, pages, start)
 
     def copy(self, tree: Addresses) -> VmapAreas:
         """Return an independent twin over `tree`, which must hold the same free addresses."""
         twin = VmapAreas(tree, self.options)
         twin._pools = [{size: list(pool) for size, pool in pools.items()} for pools in self._pools]
+        twin._long = [set(sizes) for sizes in self._long]
         for start, pages, node in self._lazy.items():
             twin._lazy.add(start, pages, node)
         twin._lazy.pages = self._lazy.pages
@@ -346,8 +355,17 @@ class VmapAreas:
         self.tree.reserve(start, size)
         return start
 
+    def _put(self, node: int, pages: int, start: int) -> None:
+        pool = self._pools[node].setdefault(pages, [])
+        pool.append(start)
+        if len(pool) >> DECAY_SHIFT:
+            self._long[node].add(pages)
+
     def _decay(self, node: int, full: bool) -> None:
-        for pages, pool in self._pools[node].items():
+        for pages in tuple(self._pools[node]) if full else tuple(self._long[node]):
+            pool = self._pools[node][pages]
+            if not len(pool) >> DECAY_SHIFT:
+                self._long[node].discard(pages)  # it has been used meanwhile
             keep = 0 if full else len(pool) - (len(pool) >> DECAY_SHIFT)
             for start in pool[keep:]:
                 self.tree.free(start, pages * self._page_bytes)

@@ -498,6 +498,20 @@ PT_INLINE uint64_t tlb_sweep_set(tlb_array *a, uint32_t set, uint64_t first, uin
     return dropped;
 }
 
+/* The same for one page: entries of other sizes that meet it are found as pages of theirs. */
+PT_INLINE uint64_t tlb_sweep_page(tlb_array *a, uint64_t page, uint64_t first, uint64_t last, const tlb_chosen *c) {
+    uint64_t dropped = 0;
+    uint32_t set = tlb_set_number(a, page);
+    for (uint32_t slot = 0; slot < a->ways; slot++) {
+        size_t at = (size_t)set * a->ways + slot;
+        if (PT_UNLIKELY(a->pages[at] == page) && tlb_is_chosen(c, page, a->entries[at].tag, first, last)) {
+            tlb_drop(a, set, slot);
+            dropped++;
+        }
+    }
+    return dropped;
+}
+
 /* Drops the chosen entries that meet [first, last]. Returns how many. */
 static inline __attribute__((unused)) uint64_t tlb_invalidate(tlb *t, uint64_t first, uint64_t last,
                                                               const tlb_chosen *c) {
@@ -515,7 +529,7 @@ static inline __attribute__((unused)) uint64_t tlb_invalidate(tlb *t, uint64_t f
                 break;
             }
             for (;; page++) {
-                dropped += tlb_sweep_set(a, tlb_set_number(a, page), first, last, c);
+                dropped += tlb_sweep_page(a, page, first, last, c);
                 if (page == end)
                     break;
             }

@@ -60,7 +60,7 @@ static inline __attribute__((unused)) uint64_t wc_invalidate(walk_cache *w, uint
     uint64_t dropped = 0;
     for (int level = 1; level < PT_MAX_LEVELS; level++) {
         om_map *m = &w->map[level];
-        if (m->room == 0)
+        if (m->count == 0)
             continue;
         uint64_t low = first >> w->shift[level], high = last >> w->shift[level];
         for (uint32_t n = m->newest; n != OM_NONE;) {

@@ -171,16 +171,10 @@ def price(
 ) -> Price:
     """Return what the events of `ledger` cost, from `first_row` on. Pure; O(rows)."""
     totals = ledger.totals(first_row)
-    rows = ledger.rows()[first_row:]
-    on_cpus = [
-        (_executing(ledger, rows, int(n)), int(rows["count"][n]))
-        for n in np.flatnonzero(rows["event"] == Event.INVALIDATED)
-    ]
+    executed = _executed(ledger, first_row)
     edits = totals[Event.MAPPED][0] + totals[Event.UNMAPPED][0]
     work = (
-        ("invalidate_all", sum(cpus for cpus, pages in on_cpus if not pages)),
-        ("invalidate_call", sum(cpus for cpus, pages in on_cpus if pages)),
-        ("invalidate_page", sum(cpus * pages for cpus, pages in on_cpus)),
+        *executed.items(),
         ("interrupt", totals[Event.INTERRUPTED][1]),
         ("broadcast", totals[Event.BROADCAST][0]),
         ("switch", totals[Event.SWITCHED][0]),
@@ -201,11 +195,31 @@ def price(
     )
 
 
-def _executing(ledger: Ledger, rows: npt.NDArray[Any], n: int) -> int:
-    """Return how many CPUs executed an invalidation: of a broadcast, which follows it, only one."""
-    if n + 1 < len(rows) and rows["event"][n + 1] == Event.BROADCAST:
-        return 1
-    return len(ledger.cpu_set(int(rows["cpus"][n])))
+def _executed(ledger: Ledger, first_row: int) -> dict[str, int]:
+    """Return how often CPUs executed invalidations: of a broadcast, which follows it, only one did."""
+    found = {"invalidate_all": 0, "invalidate_call": 0, "invalidate_page": 0}
+    sizes = np.zeros(0, dtype=np.int64)
+    last: tuple[npt.NDArray[Any], npt.NDArray[np.int64]] | None = None
+
+    def count(rows: npt.NDArray[Any], times: npt.NDArray[np.int64], broadcast: bool) -> None:
+        at = np.flatnonzero(rows["event"] == Event.INVALIDATED)
+        followed = np.append(rows["event"][1:] == Event.BROADCAST, broadcast)[at]
+        cpus = np.where(followed, 1, sizes[rows["cpus"][at]]) * times[at]
+        pages = rows["count"][at]
+        found["invalidate_all"] += int(cpus[pages == 0].sum())
+        found["invalidate_call"] += int(cpus[pages != 0].sum())
+        found["invalidate_page"] += int((cpus * pages).sum())
+
+    for rows, times in ledger.weighted(first_row):
+        highest = int(rows["cpus"].max(initial=0))
+        if highest >= len(sizes):
+            sizes = np.array([len(ledger.cpu_set(n)) for n in range(highest + 1)], dtype=np.int64)
+        if last is not None:
+            count(*last, bool(rows["event"][0] == Event.BROADCAST))
+        last = rows, times
+    if last is not None:
+        count(*last, False)
+    return found
 
 
 def _cycles(constant: Constant, constants: Mapping[str, Constant]) -> float:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from ptcore.caches import Mmu, Tlb, TlbLevel
 from ptcore.caches.iommu import Iommu, context_tables
-from ptcore.errors import InvalidationOwed
 from ptcore.formats.schema import Format
+from ptcore.machine.device_verbs import LINE_BYTES, DeviceVerbs
 from ptcore.machine.events import Event
 from ptcore.table import Nested, PageTable
-from ptcore.units import ALL_ONES, Span
+from ptcore.units import Span
 
 if TYPE_CHECKING:
     from ptcore.machine.machine import Machine
@@ -20,25 +20,20 @@ DEVICE_FORMAT = "vtd_ss_4level"
 DEVICE_TLB = "smmuv3_gem5"
 # Of gem5's SMMUv3 (src/dev/arm/SMMUv3.py): its configuration cache.
 CONTEXT_ENTRIES = 64
-LINE_BYTES = 64
 
 
-class Device:
+class Device(DeviceVerbs):
     """What reaches memory by I/O addresses. `number` stands for it where the ledger names CPUs.
 
-    Made by Machine.attach. Addresses and lengths in bytes; frames are the machine's.
+    Made by Machine.attach. Addresses and lengths in bytes; frames are the machine's. `coherent`: whether the
+    IOMMU's walks see what CPUs have in their caches; else edits flush lines.
     """
 
     def __init__(
         self, machine: Machine, number: int, format: str | Format, levels: Sequence[TlbLevel]
     ) -> None:
-        self.machine = machine
-        self.number = number
-        self.table = PageTable(format, machine.memory)
-        self.mmu = Mmu(self.table, Tlb(levels))
-        self.coherent = True
-        """Whether the IOMMU's walks see what CPUs have in their caches; else edits flush lines."""
-        self._stale: list[Span] = []
+        table = PageTable(format, machine.memory)
+        super().__init__(machine, number, table, Mmu(table, Tlb(levels)))
 
     def put_behind(
         self,
@@ -72,47 +67,7 @@ class Device:
             device_tlb=own_tlb,
         )
 
-    def stale(self) -> tuple[Span, ...]:
-        """Return the spans that it may still hold though its tables do not."""
-        return tuple(self._stale)
-
-    def map(self, iova: int, pa: int, length: int, cpu: int, access: str = "rw") -> None:
-        """Map frames at an I/O address, with the best page sizes. Raises as PageTable.map, and
-        InvalidationOwed where the device may still hold an older translation."""
-        span = Span.of(iova, length)
-        for stale in self._stale:
-            if stale.start <= span.last and span.start <= stale.last:
-                raise InvalidationOwed(
-                    f"{span} is mapped anew while device {self.number} may still hold {stale}"
-                )
-        owed = self.table.map(iova, pa, length, access=access)
-        self.machine.account(owed, cpu)
-        if not self.coherent:
-            self._flush_lines(span, owed.tables_allocated_bytes, cpu)
-        pages = span.size // self.machine.page_bytes
-        mine = frozenset({self.number})
-        self.machine.note(Event.MAPPED, cpu, pages, first=iova, last=span.last, pa=pa, cpus=mine)
-        owed.discharge()
-
-    def unmap(self, iova: int, length: int, cpu: int) -> None:
-        """Take an I/O address out of the tables; the device may hold it until `invalidate`.
-
-        Tables stay, for the next use of the address.
-        """
-        span = Span.of(iova, length)
-        pa = self.table.translate(iova)
-        if not self.coherent:
-            self._flush_lines(span, 0, cpu)
-        owed = self.table.unmap(iova, length, free_tables=False)
-        self.machine.account(owed, cpu)
-        pages = span.size // self.machine.page_bytes
-        mine = frozenset({self.number})
-        self.machine.note(Event.UNMAPPED, cpu, pages, first=iova, last=span.last, pa=pa, cpus=mine)
-        self._stale.append(span)
-        self.machine.open_stale(span, pa, mine)
-        owed.discharge()
-
-    def _flush_lines(self, span: Span, new_bytes: int, cpu: int) -> None:
+    def flush_lines(self, span: Span, new_bytes: int, cpu: int) -> None:
         """Note the lines of the items of `span`, of new tables, and of the items that point to those.
 
         Linux drivers/iommu/generic_pt/iommu_pt.h, flush_writes_range(): the items written of each table.
@@ -128,48 +83,6 @@ class Device:
             lines += items[1] - items[0] + 1
             at = last + 1
         self.machine.note(Event.LINES_FLUSHED, cpu, lines)
-
-    def invalidate(self, span: Span | None, cpu: int) -> None:
-        """Let the device's TLB drop what it holds of `span` (None: everything), as `cpu` asks."""
-        asked = Span(0, ALL_ONES) if span is None else span
-        if span is None:
-            self.mmu.invalidate_all()
-        else:
-            self.mmu.invalidate(asked.start, asked.last)
-        pages = 0 if span is None else -(-asked.size // self.machine.page_bytes)
-        mine = frozenset({self.number})
-        told = [Event.DEVICE_INVALIDATED]
-        if self.mmu.device_tlb is not None:
-            # After the IOMMU's: what the device asks again then finds nothing old there.
-            self.mmu.device_tlb.invalidate(asked.start, asked.last, with_global=True)
-            told.append(Event.DEVICE_TLB_INVALIDATED)
-        for event in told:
-            self.machine.note(event, cpu, pages, first=asked.start, last=asked.last, cpus=mine)
-        self.machine.settle(asked, mine, cpu)
-        self._stale = [
-            stale
-            for stale in self._stale
-            if not (asked.start <= stale.start and stale.last <= asked.last)
-        ]
-
-    def access(self, span: Span, cpu: int, kind: str = "r") -> None:
-        """Let the device touch every page of `span` once, in order, on behalf of `cpu`."""
-        page = self.machine.page_bytes
-        first = span.start & -page
-        count = (span.last - first) // page + 1
-        before = self.mmu.counts
-        self.mmu.access_span(first, count, page, kind)
-        after = self.mmu.counts
-        self.machine.note(Event.DEVICE_ACCESSED, cpu, count, first=span.start, last=span.last)
-        for event, number in (
-            (Event.DEVICE_WALKS, after.walks - before.walks),
-            (Event.DEVICE_REFERENCES, after.references - before.references),
-            (Event.DEVICE_HITS, after.device_hits - before.device_hits),
-            (Event.CONTEXT_REFERENCES, after.context_references - before.context_references),
-            (Event.FAULTS, after.faults - before.faults),
-        ):
-            if number:
-                self.machine.note(event, cpu, number)
 
 
 __all__ = ["DEVICE_FORMAT", "DEVICE_TLB", "Device"]

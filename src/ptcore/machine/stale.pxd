@@ -17,6 +17,7 @@ cdef extern from "intervals.h" nogil:
         size_t room
         int short_
 
+    void iv_push(iv_hits *h, uint32_t id)
     int iv_reserve(iv_tree *t, uint32_t room)
     void iv_insert(iv_tree *t, uint32_t id, uint64_t start, uint64_t last)
     void iv_remove(iv_tree *t, uint32_t id)
@@ -43,17 +44,23 @@ cdef class StaleSpans:
     cdef iv_tree by_frame
     cdef uint64_t *order
     cdef uint64_t *bits
+    # Of those, the ones whose TLBs may: a stale translation that a TLB gave up never comes back.
+    cdef uint64_t *maybe
     cdef uint32_t words
     cdef uint32_t used
     cdef uint32_t unused
     cdef uint32_t count
     cdef uint64_t opened
     cdef iv_hits found
+    # What the last drop took away; their numbers are free from the next open or drop on.
+    cdef iv_hits gone
 
     cdef int make_room(self, uint32_t words) except -1
-    cdef int open(self, uint64_t first, uint64_t last, uint64_t pa, CpuSet holders) except -1
+    cdef uint32_t open(self, uint64_t first, uint64_t last, uint64_t pa, CpuSet holders) except? 0xFFFF_FFFF
+    cdef void free_gone(self) noexcept
     cdef int drop(self, uint64_t first, uint64_t last, CpuSet targets) except -1
     cdef size_t at_frames(self, uint64_t pa, uint64_t last) except? 0xFFFF_FFFF
     cdef uint32_t meeting(self, uint64_t first, uint64_t last, CpuSet asked) except? 0xFFFF_FFFF
     cdef frozenset holders_of(self, uint32_t n)
-    cdef int in_order(self) except -1
+    cdef void ask_again(self) noexcept
+    cdef int sort(self, iv_hits *hits) except -1

@@ -50,13 +50,16 @@ cdef class StaleSpans:
         free(self.by_frame.nodes)
         free(self.order)
         free(self.bits)
+        free(self.maybe)
         free(self.found.ids)
+        free(self.gone.ids)
 
     cdef int make_room(self, uint32_t words) except -1:
         """Have room for one more span, and for CPUs in so many words."""
         cdef uint32_t room = self.by_address.room, wider = max(words, self.words), n, w
         cdef uint64_t *order
         cdef uint64_t *bits
+        cdef uint64_t *maybe
         if self.unused == 0 and self.used + 1 >= room:
             room = 2 * room if room else FIRST_ROOM
         if room == self.by_address.room and wider == self.words:
@@ -65,21 +68,38 @@ cdef class StaleSpans:
         if order != NULL:
             self.order = order
         bits = <uint64_t *>calloc(<size_t>room * wider, sizeof(uint64_t))
-        if order == NULL or bits == NULL or not iv_reserve(&self.by_address, room) or not iv_reserve(&self.by_frame, room):
+        maybe = <uint64_t *>calloc(<size_t>room * wider, sizeof(uint64_t))
+        if (
+            order == NULL or bits == NULL or maybe == NULL
+            or not iv_reserve(&self.by_address, room) or not iv_reserve(&self.by_frame, room)
+        ):
             free(bits)
+            free(maybe)
             raise MemoryError()
         for n in range(self.used + 1 if self.words else 0):
             for w in range(self.words):
                 bits[n * wider + w] = self.bits[n * self.words + w]
+                maybe[n * wider + w] = self.maybe[n * self.words + w]
         free(self.bits)
+        free(self.maybe)
         self.bits = bits
+        self.maybe = maybe
         self.words = wider
         return 0
 
-    cdef int open(self, uint64_t first, uint64_t last, uint64_t pa, CpuSet holders) except -1:
+    cdef void free_gone(self) noexcept:
+        cdef size_t k
+        for k in range(self.gone.count):
+            self.order[self.gone.ids[k]] = self.unused
+            self.unused = self.gone.ids[k]
+        self.gone.count = 0
+
+    cdef uint32_t open(self, uint64_t first, uint64_t last, uint64_t pa, CpuSet holders) except? 0xFFFF_FFFF:
+        """Add a span and return its number; 0, and no span, where nobody holds it."""
         cdef uint32_t n, w
         if holders.count == 0:
             return 0
+        self.free_gone()
         self.make_room(holders.words)
         if self.unused:
             n = self.unused
@@ -89,18 +109,20 @@ cdef class StaleSpans:
             n = self.used
         for w in range(self.words):
             self.bits[n * self.words + w] = holders.bits[w] if w < holders.words else 0
+            self.maybe[n * self.words + w] = self.bits[n * self.words + w]
         self.order[n] = self.opened
         self.opened += 1
         self.count += 1
         iv_insert(&self.by_address, n, first, last)
         iv_insert(&self.by_frame, n, pa, pa + (last - first))
-        return 0
+        return n
 
     cdef int drop(self, uint64_t first, uint64_t last, CpuSet targets) except -1:
         """The spans inside [first, last] are no longer held by `targets`; those that nobody holds are gone."""
         cdef size_t k
         cdef uint32_t n, w
         cdef uint64_t left
+        self.free_gone()
         if self.count == 0:
             return 0
         self.found.count = 0
@@ -114,34 +136,37 @@ cdef class StaleSpans:
             for w in range(self.words):
                 if w < targets.words:
                     self.bits[n * self.words + w] &= ~targets.bits[w]
+                    self.maybe[n * self.words + w] &= ~targets.bits[w]
                 left |= self.bits[n * self.words + w]
             if left == 0:
                 iv_remove(&self.by_address, n)
                 iv_remove(&self.by_frame, n)
-                self.order[n] = self.unused
-                self.unused = n
+                iv_push(&self.gone, n)
                 self.count -= 1
+        if self.gone.short_:
+            self.gone.short_ = 0
+            raise MemoryError()
         return 0
 
-    cdef int in_order(self) except -1:
+    cdef int sort(self, iv_hits *hits) except -1:
         """Sort what was found by when it was opened."""
         cdef size_t k, j
         cdef uint32_t n
-        if self.found.short_:
-            self.found.short_ = 0
+        if hits.short_:
+            hits.short_ = 0
             raise MemoryError()
-        if self.found.count > 32:
-            found = sorted([(self.order[self.found.ids[k]], self.found.ids[k]) for k in range(self.found.count)])
-            for k in range(self.found.count):
-                self.found.ids[k] = found[k][1]
+        if hits.count > 32:
+            found = sorted([(self.order[hits.ids[k]], hits.ids[k]) for k in range(hits.count)])
+            for k in range(hits.count):
+                hits.ids[k] = found[k][1]
             return 0
-        for k in range(1, self.found.count):
-            n = self.found.ids[k]
+        for k in range(1, hits.count):
+            n = hits.ids[k]
             j = k
-            while j and self.order[self.found.ids[j - 1]] > self.order[n]:
-                self.found.ids[j] = self.found.ids[j - 1]
+            while j and self.order[hits.ids[j - 1]] > self.order[n]:
+                hits.ids[j] = hits.ids[j - 1]
                 j -= 1
-            self.found.ids[j] = n
+            hits.ids[j] = n
         return 0
 
     cdef size_t at_frames(self, uint64_t pa, uint64_t last) except? 0xFFFF_FFFF:
@@ -150,7 +175,7 @@ cdef class StaleSpans:
         if self.count == 0:
             return 0
         iv_meeting(&self.by_frame, self.by_frame.root, pa, last, &self.found)
-        self.in_order()
+        self.sort(&self.found)
         return self.found.count
 
     cdef uint32_t meeting(self, uint64_t first, uint64_t last, CpuSet asked) except? 0xFFFF_FFFF:
@@ -161,13 +186,21 @@ cdef class StaleSpans:
         if self.count == 0:
             return 0
         iv_meeting(&self.by_address, self.by_address.root, first, last, &self.found)
-        self.in_order()
+        self.sort(&self.found)
         for k in range(self.found.count):
             n = self.found.ids[k]
             for w in range(min(self.words, asked.words)):
                 if self.bits[n * self.words + w] & asked.bits[w]:
                     return n
         return 0
+
+    cdef void ask_again(self) noexcept:
+        """Of the spans in `found`, any holder may hold the addresses again: they are mapped anew."""
+        cdef size_t k
+        cdef uint32_t w
+        for k in range(self.found.count):
+            for w in range(self.words):
+                self.maybe[self.found.ids[k] * self.words + w] = self.bits[self.found.ids[k] * self.words + w]
 
     cdef frozenset holders_of(self, uint32_t n):
         cdef uint32_t w, bit
@@ -209,7 +242,7 @@ cdef class StaleSpans:
         cdef size_t k
         self.found.count = 0
         iv_meeting(&self.by_address, self.by_address.root, 0, <uint64_t>-1, &self.found)
-        self.in_order()
+        self.sort(&self.found)
         return self._as_rows([self.found.ids[k] for k in range(self.found.count)])
 
     def __len__(self):

@@ -47,6 +47,7 @@ cdef class Verbs:
     cdef int invalidate_run(self, uint64_t first, uint64_t last, int64_t pages, int64_t cpu, CpuSet targets) except -1
     cdef int tell_others(self, CpuSet others, int64_t cpu, int64_t pages) except -1
     cdef int settle_run(self, uint64_t first, uint64_t last, CpuSet targets, int64_t cpu) except -1
+    cdef int unmap_page(self, uint64_t at, int64_t cpu, CpuSet holders, CpuSet named, cpus) except -1
     cdef int touch_run(
         self, uint64_t first, uint64_t last, int64_t cpu, unsigned need
     ) except -1

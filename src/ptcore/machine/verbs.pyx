@@ -179,6 +179,7 @@ cdef class Verbs:
         cdef size_t k
         cdef uint32_t n, w, bit, number
         cdef uint64_t first, last
+        cdef uint64_t *maybe
         cdef Tlb tlb
         for k in range(self.spans.at_frames(pa, pa + size - 1) if size else 0):
             n = self.spans.found.ids[k]
@@ -186,8 +187,9 @@ cdef class Verbs:
             held = []
             for w in range(self.spans.words):
                 bit = 0
-                while self.spans.bits[n * self.spans.words + w] >> bit:
-                    if self.spans.bits[n * self.spans.words + w] >> bit & 1:
+                maybe = &self.spans.maybe[n * self.spans.words + w]
+                while bit < 64 and maybe[0] >> bit:
+                    if maybe[0] >> bit & 1:
                         number = 64 * w + bit
                         if number < <uint32_t>len(self.mmus):
                             tlb = (<Mmu>self.mmus[number]).tlb
@@ -195,9 +197,9 @@ cdef class Verbs:
                             tlb = self.devices[number - len(self.mmus)].mmu.tlb
                         if tlb_holds(&tlb.c, first, last):
                             held.append(number)
+                        else:
+                            maybe[0] &= ~(1ULL << bit)
                     bit += 1
-                    if bit == 64:
-                        break
             if held:
                 self.row(
                     STALE_HELD, cpu, len(held), first, last, self.spans.by_frame.nodes[n].start, self.set_of(held)
@@ -223,12 +225,17 @@ cdef class Verbs:
                     processes.share_upper_half(self.table, process.table)
 
     cdef int must_not_be_stale(self, uint64_t first, uint64_t last, CpuSet users) except -1:
-        cdef uint32_t n = self.spans.meeting(first, last, users) if self.spans.count else 0
+        cdef uint32_t n
+        if not self.spans.count:
+            return 0
+        n = self.spans.meeting(first, last, users)
         if n:
             raise InvalidationOwed(
                 f"{Span(first, last)} is mapped anew while CPUs {sorted(self.spans.holders_of(n))} may still hold "
                 f"{int(self.spans.by_address.nodes[n].start):#x}..{int(self.spans.by_address.nodes[n].last):#x}"
             )
+        if self.spans.found.count:
+            self.spans.ask_again()
         return 0
 
     cdef bint map_run(
@@ -430,19 +437,32 @@ cdef class Verbs:
         need = need_of(kind, False)
         users = self.set_of(cpus)
         named = None if cpus is None else users
+        # A machine that has an `access` of its own is asked through that.
+        replaced = getattr(self.access, "__func__", None) is not OWN_ACCESS
         memory_type = self.type_of(memory_type)
         self.runs.attributes_of("rw", memory_type, False, &item, &rights)
         for n in range(<uint64_t>pages):
             mark = self.ledger.mark()
             if not self.map_run(at, frame, page, cpu, users, False, item, rights):
                 self._map_any(at, frame, page, cpu, "rw", page, memory_type, users)
-            self.touch_run(at, at + page - 1, cpu, need)
-            if not self.unmap_run(at, page, cpu, users, named):
-                self.unmap(at, page, cpu, cpus=cpus)
-            self.invalidate_run(at, at + page - 1, 1, cpu, users)
+            if replaced:
+                self.access(Span(at, at + page - 1), cpu, kind)
+            else:
+                self.touch_run(at, at + page - 1, cpu, need)
+            self.unmap_page(at, cpu, users, named, cpus)
             self.ledger.fold(begin, mark, page)
             at += <uint64_t>step
             frame += page
+
+    cdef int unmap_page(self, uint64_t at, int64_t cpu, CpuSet holders, CpuSet named, cpus) except -1:
+        """Unmap a page and invalidate it where it may be held: it is stale for no longer than this takes."""
+        cdef uint64_t pa, page = self.page_bytes
+        if self.table.translate_one(at, 1, &pa) == PT_OK and self.runs.unmap(at, page):
+            self.row(ENTRIES_WRITTEN, cpu, 1, 0, 0, 0, None)
+            self.row(UNMAPPED, cpu, 1, at, at + page - 1, pa, named)
+        else:
+            self.unmap(at, page, cpu, cpus=cpus)
+        return self.invalidate_run(at, at + page - 1, 1, cpu, holders)
 
     def unmap_by_page(self, va, pages, cpu, *, cpus=None):
         cdef CpuSet holders
@@ -451,8 +471,9 @@ cdef class Verbs:
         holders = self.set_of(cpus)
         for n in range(<uint64_t>pages):
             mark = self.ledger.mark()
-            if not self.unmap_run(at, page, cpu, holders, None if cpus is None else holders):
-                self.unmap(at, page, cpu, cpus=cpus)
-            self.invalidate_run(at, at + page - 1, 1, cpu, holders)
+            self.unmap_page(at, cpu, holders, None if cpus is None else holders, cpus)
             self.ledger.fold(begin, mark, page)
             at += page
+
+
+cdef object OWN_ACCESS = Verbs.access

@@ -16,4 +16,5 @@ cdef class LeafRuns:
         self, uint64_t first, uint64_t size, uint64_t pa, bint any_size, pt_item item, unsigned rights
     ) noexcept
     cdef uint64_t unmap(self, uint64_t first, uint64_t size) noexcept
+    cdef uint64_t look(self, uint64_t first, uint64_t size, uint8_t **items) noexcept
     cdef uint64_t mapped(self, uint64_t first, uint64_t size) noexcept

@@ -105,19 +105,25 @@ cdef class LeafRuns:
 
     cdef uint64_t unmap(self, uint64_t first, uint64_t size) noexcept:
         cdef PageTable t = self.table
-        cdef uint64_t count = self.mapped(first, size)
+        cdef uint8_t *bytes_ = NULL
+        cdef uint64_t count = self.look(first, size, &bytes_)
         if count:
-            t.engine.clear(&t.space, self.find(first, first + size - 1, 0), count)
+            t.engine.clear(&t.space, bytes_, count)
         return count
 
     cdef uint64_t mapped(self, uint64_t first, uint64_t size) noexcept:
         """How many pages: all of the run, where it is all smallest leaves."""
+        cdef uint8_t *bytes_ = NULL
+        return self.look(first, size, &bytes_)
+
+    cdef uint64_t look(self, uint64_t first, uint64_t size, uint8_t **items) noexcept:
         cdef PageTable t = self.table
         cdef uint64_t count = size // (self.page_mask + 1)
         cdef uint8_t *bytes_
         if size == 0 or (first | size) & self.page_mask or first + (size - 1) < first:
             return 0
         bytes_ = self.find(first, first + size - 1, 0)
+        items[0] = bytes_
         if bytes_ == NULL or t.engine.lawful_leaf_run(&t.space, bytes_, count) < count:
             return 0
         return count
