@@ -30,11 +30,11 @@ ptcore.add_command(volatility_command)
 
 
 @ptcore.command()
-@click.argument("ledger", type=click.Path(exists=True, dir_okay=False))
+@click.argument("ledger", type=click.Path(exists=True))
 @click.option("--pa", help="A physical address of the page; default: one that was exposed longest.")
 @says_errors
 def explain(ledger: str, pa: str | None) -> None:
-    """Tell one page's life in words, from a LEDGER that compare --ledgers saved."""
+    """Tell one page's life in words, from a LEDGER (file or folder) that compare --ledgers saved."""
     for line in story(Ledger.load(ledger), None if pa is None else int(pa, 0)):
         click.echo(line)
 

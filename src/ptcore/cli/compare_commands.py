@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,8 @@ from ptcore.errors import FormatError, TraceError
 from ptcore.machine import Ledger
 from ptcore.machine.cost import DEFAULT_CONSTANTS, read_constants
 from ptcore.machine.machine import DEFAULT_PRESET
-from ptcore.study.compare import Comparison, compare_all
+from ptcore.study.compare import ROWS_IN_MEMORY, Comparison, compare_all
 from ptcore.study.measures import GROUPS, Measured
-from ptcore.study.outputs import whole_file
 from ptcore.study.questions import QUESTIONS, WINNERS, Answer, answers, winners
 from ptcore.study.regret import Phase, regret
 from ptcore.study.report import report
@@ -121,8 +121,6 @@ def _show_rest(found: Comparison) -> None:
         "of the constants, which both share. What a device's translation costs has no sourced price: it is "
         "counted."
     )
-    slow = ", ".join(known.name for known in known_strategies.known() if known.by_page)
-    show.note(f"Run only when named, since they edit tables for every page touched: {slow}.")
     if show.on_terminal():
         columns = ["constant", "value", "off by", "source"]
         rows: list[tuple[object, ...]] = [
@@ -181,14 +179,38 @@ def _strategies(chosen: str | None) -> list[str] | None:
     return [name.strip() for name in chosen.split(",")] if chosen else None
 
 
-def _saver(folder: Path, several: bool) -> Callable[[str, str, Ledger], None]:
-    def save(workload: str, strategy: str, ledger: Ledger) -> None:
-        place = folder / workload.partition(",")[0] if several else folder
-        place.mkdir(parents=True, exist_ok=True)
-        with whole_file(place / f"{strategy}.npz") as part:
-            ledger.save(part)
+@dataclass(frozen=True)
+class _Ledgers:
+    """Where ledgers go: a file each, or a folder of parts where one outgrows `rows`."""
 
-    return save
+    folder: Path | None
+    several: bool
+    rows: int
+
+    def _place(self, workload: str, strategy: str) -> Path | None:
+        if self.folder is None:
+            return None
+        return self.folder / (workload.partition(",")[0] if self.several else "") / strategy
+
+    def new(self, workload: str, strategy: str) -> Ledger:
+        """Return a strategy's ledger; what an earlier run left in its place goes."""
+        place = self._place(workload, strategy)
+        if place is not None:
+            place.with_name(f"{strategy}.npz").unlink(missing_ok=True)
+            for part in place.glob("part-*"):
+                part.unlink()
+        return Ledger(limit_rows=self.rows, spill=place)
+
+    def keep(self, workload: str, strategy: str, ledger: Ledger) -> None:
+        """Write what is in memory."""
+        place = self._place(workload, strategy)
+        if place is None:
+            return
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if ledger.streamed:
+            ledger.close()
+        else:
+            ledger.save(place.with_name(f"{strategy}.npz"))
 
 
 def _workload(name: str | None, size: int, cpus: int | None, seed: int, uses: int) -> Workload:
@@ -222,8 +244,7 @@ def _as_dict(found: Comparison) -> dict[str, Any]:
     "--strategies",
     "-s",
     "chosen",
-    help="Names, or one's own as package.module:maker, separated by commas; 'all'; default: all but those "
-    "that work page by page.",
+    help="Names, or one's own as package.module:maker, separated by commas, or 'all'; default: all.",
 )
 @click.option(
     "--touch",
@@ -261,6 +282,13 @@ def _as_dict(found: Comparison) -> dict[str, Any]:
     help="A folder to save each strategy's ledger in, for ptcore explain.",
 )
 @click.option(
+    "--ledger-rows",
+    default=ROWS_IN_MEMORY,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Rows of a ledger in memory; beyond, it becomes a folder of parts (Parquet with the extra parquet).",
+)
+@click.option(
     "--html", type=click.Path(dir_okay=False), help="Write a report in one file (extra: report)."
 )
 @click.option(
@@ -285,6 +313,7 @@ def compare(
     uses: int,
     constants: str | None,
     ledgers: str | None,
+    ledger_rows: int,
     html: str | None,
     parquet: str | None,
     regret_: bool,
@@ -303,13 +332,15 @@ def compare(
     if chosen and ":" in chosen:
         sys.path.insert(0, "")  # one's own strategies may stand in the folder one is in
     prices = DEFAULT_CONSTANTS if constants is None else read_constants(constants)
+    places = _Ledgers(None if ledgers is None else Path(ledgers), len(steps) > 1, ledger_rows)
     with progress_bar("comparing") as move:
         several = compare_all(
             steps,
             _strategies(chosen),
             constants=prices,
             progress=move,
-            keep=None if ledgers is None else _saver(Path(ledgers), len(steps) > 1),
+            keep=places.keep,
+            ledger=places.new,
             **machine,
         )
     if html is not None:

@@ -45,6 +45,12 @@ cdef class Ledger:
     cdef dict set_numbers
     cdef list sets
     cdef int64_t last_time
+    # Beyond `limit` stored rows, those in memory become a part on disk; 0 for no limit.
+    cdef size_t limit
+    cdef object folder
+    cdef object temporary
+    cdef object form
+    cdef list files
 
     cdef LedgerRow *new_row(self) except NULL
     cdef Repeat *new_repeat(self) except NULL

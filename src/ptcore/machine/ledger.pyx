@@ -7,13 +7,28 @@ from libc.string cimport memcpy, memset
 
 import json
 import operator
+import os
 import zipfile
+from pathlib import Path
 
 import numpy as np
 
-from ptcore.errors import TraceError
+from ptcore.errors import OutOfRange, TraceError
 from ptcore.machine.events import Event
-from ptcore.machine.ledger_files import REPEAT_DTYPE, ROW_DTYPE, Part, check_rows, whole_file
+from ptcore.machine.ledger_files import (
+    REPEAT_DTYPE,
+    ROW_DTYPE,
+    Part,
+    TemporaryFolder,
+    check_rows,
+    form_of,
+    part_files,
+    part_name,
+    read_part,
+    weights_of,
+    whole_file,
+    write_part,
+)
 
 CHUNK_ROWS = 1 << 16
 
@@ -139,6 +154,19 @@ cdef class Ledger:
     def __cinit__(self):
         self.sets = [frozenset()]
         self.set_numbers = {frozenset(): 0}
+        self.files = []
+
+    def __init__(self, *, limit_rows=None, spill=None, form=None):
+        if limit_rows is None:
+            return
+        if operator.index(limit_rows) < 1:
+            raise OutOfRange(f"a ledger keeps at least one row in memory, not {limit_rows}")
+        self.form = form_of(form)
+        self.limit = limit_rows
+        if spill is not None:
+            self.folder = Path(spill)
+            if self.folder.exists() and any(self.folder.iterdir()):
+                raise TraceError(f"{spill} is not empty: parts of a ledger stand in a folder of their own")
 
     def __dealloc__(self):
         free(self.data)
@@ -150,6 +178,8 @@ cdef class Ledger:
         """A cleared row at the end; it counts from the moment that `used` does."""
         cdef LedgerRow *grown
         cdef size_t room
+        if self.limit and self.used >= self.limit:
+            self._spill()
         if self.used == self.room:
             room = 2 * self.room if self.room else 256
             grown = <LedgerRow *>realloc(self.data, room * sizeof(LedgerRow))
@@ -267,12 +297,33 @@ cdef class Ledger:
         row.cpus = self.number_of(named)
         self.put(row.event, row.time_ns, row.cpu, row.count, row.first, row.last, row.pa, row.cpus)
 
+    def _spill(self):
+        """Make a part on disk of what is in memory; it stays in memory when that fails."""
+        if self.folder is None:
+            self.temporary = TemporaryFolder()
+            self.folder = self.temporary.path
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / part_name(len(self.files), self.form)
+        write_part(path, self._in_memory(), self._sets())
+        self.files.append((path, int(self.length - self.length_before)))
+        self.before += self.used
+        self.length_before = self.length
+        self.used = self.repeats_used = 0
+
+    def _in_memory(self):
+        length = int(self.length - self.length_before)
+        return Part(self._rows_in_memory(), self._repeats_in_memory(), int(self.before), length)
+
+    def _sets(self):
+        return [sorted(cpus) for cpus in self.sets]
+
     # -- reading -----------------------------------------------------------------------------
 
     def parts(self):
-        cdef uint64_t before = self.before, length = self.length - self.length_before
-        if length:
-            yield Part(self._rows_in_memory(), self._repeats_in_memory(), int(before), int(length))
+        for path, _ in tuple(self.files):
+            yield read_part(path)[0]
+        if self.used:
+            yield self._in_memory()
 
     def _rows_in_memory(self):
         cdef uint8_t[::1] out
@@ -305,10 +356,7 @@ cdef class Ledger:
         ahead = operator.index(first_row)
         for part in self.parts():
             if ahead == 0:
-                weights = np.ones(len(part.rows), dtype=np.int64)
-                for at, times, _, period, _ in part.repeats.tolist():
-                    weights[at - part.before : at - part.before + period] = times
-                yield part.rows, weights
+                yield part.rows, weights_of(part)
             elif ahead < part.length:
                 for rows in _Reader(part, ahead, None).chunks(CHUNK_ROWS):
                     yield rows, np.ones(len(rows), dtype=np.int64)
@@ -316,6 +364,18 @@ cdef class Ledger:
 
     def cpu_set(self, number):
         return self.sets[number]
+
+    @property
+    def streamed(self):
+        return bool(self.files)
+
+    @property
+    def rows_in_memory(self):
+        return self.used
+
+    @property
+    def last_ns(self):
+        return self.last_time
 
     def totals(self, first_row=0):
         cdef _Reader reader
@@ -340,16 +400,33 @@ cdef class Ledger:
 
     # -- files -------------------------------------------------------------------------------
 
+    def close(self):
+        if self.files and self.used and self.limit:
+            self._spill()
+
     def save(self, file):
-        sets = json.dumps([sorted(cpus) for cpus in self.sets])
-        with whole_file(file) as out:
-            np.savez_compressed(
-                out, rows=self._rows_in_memory(), cpu_sets=np.array(sets), repeats=self._repeats_in_memory()
-            )
+        if not self.files:
+            with whole_file(file) as out:
+                np.savez_compressed(
+                    out,
+                    rows=self._rows_in_memory(),
+                    cpu_sets=np.array(json.dumps(self._sets())),
+                    repeats=self._repeats_in_memory(),
+                )
+            return
+        folder = Path(file)
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise TraceError(f"{file} is not empty: parts of a ledger stand in a folder of their own")
+        for number, part in enumerate(self.parts()):
+            write_part(folder / part_name(number, self.form or "npz"), part, self._sets())
 
     @classmethod
     def load(cls, file):
         cdef Ledger ledger = cls()
+        if isinstance(file, str | os.PathLike) and os.path.isdir(file):
+            ledger._take_parts(file)
+            return ledger
         try:
             with np.load(file) as parts:
                 rows, sets = parts["rows"], json.loads(str(parts["cpu_sets"]))
@@ -379,7 +456,26 @@ cdef class Ledger:
             memcpy(self.repeats, &bytes_[0], self.repeats_used * sizeof(Repeat))
         self.length = self.used + int((repeats["period"] * (repeats["times"] - 1)).sum())
         for rows, weights in self.weighted():
-            for event in np.unique(rows["event"]).tolist():
-                chosen = rows["event"] == event
-                self.numbers[<int>event] += int(weights[chosen].sum())
-                self.sums[<int>event] += int((weights[chosen] * rows["count"][chosen]).sum())
+            self._count(rows, weights)
+
+    def _take_parts(self, folder):
+        """Have the rows of a folder of parts; they stay there. Raises TraceError where one is none."""
+        for path in part_files(folder):
+            part, sets = read_part(path)
+            if part.before != self.before or len(part.rows) and part.rows["time_ns"][0] < self.last_time:
+                raise TraceError(f"{path} does not go on where the part before it ended")
+            for cpus in sets[len(self.sets) :]:
+                self.number_of(frozenset(cpus))
+            self.files.append((path, part.length))
+            self.before += len(part.rows)
+            self.length += part.length
+            self.length_before = self.length
+            if len(part.rows):
+                self.last_time = part.rows["time_ns"][len(part.rows) - 1]
+            self._count(part.rows, weights_of(part))
+
+    def _count(self, rows, weights):
+        for event in np.unique(rows["event"]).tolist():
+            chosen = rows["event"] == event
+            self.numbers[<int>event] += int(weights[chosen].sum())
+            self.sums[<int>event] += int((weights[chosen] * rows["count"][chosen]).sum())

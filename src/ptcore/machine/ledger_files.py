@@ -1,16 +1,27 @@
-"""Files of a ledger: each is written under another name first, so that what stands under its own is whole."""
+"""Files of a ledger: each is written under another name first, so that what stands under its own is whole.
+
+A ledger that outgrows its limit is a folder of parts, each a file that can be read without the others:
+Parquet (with the extra `parquet`) or .npz. A row of a part stands for `times` rows; see PARQUET_COLUMNS.
+"""
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
+import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import IO, Any, NamedTuple
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptcore.errors import TraceError
+from ptcore.errors import FormatError, TraceError
 from ptcore.machine.events import Event
 
 ROW_DTYPE = np.dtype(
@@ -31,6 +42,14 @@ REPEAT_DTYPE = np.dtype(
 )
 
 
+class TemporaryFolder:
+    """A new folder that goes with this object, or when the program ends."""
+
+    def __init__(self) -> None:
+        self.path = Path(mkdtemp(prefix="ptcore-ledger-"))
+        self._end = finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
 class Part(NamedTuple):
     """Rows of a ledger as they are stored: each row once, and which of them happened several times in a row.
 
@@ -41,6 +60,23 @@ class Part(NamedTuple):
     repeats: NDArray[Any]
     before: int
     length: int
+
+
+def _rows_of_repeats(part: Part) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows that happened more than once, and of which repeat each is."""
+    starts = part.repeats["at"].astype(np.int64) - part.before
+    periods = part.repeats["period"].astype(np.int64)
+    which = np.repeat(np.arange(len(starts)), periods)
+    inside = np.arange(len(which)) - np.repeat(np.cumsum(periods) - periods, periods)
+    return starts[which] + inside, which
+
+
+def weights_of(part: Part) -> NDArray[np.int64]:
+    """Return how often each stored row of a part happened."""
+    weights = np.ones(len(part.rows), dtype=np.int64)
+    at, which = _rows_of_repeats(part)
+    weights[at] = part.repeats["times"][which]
+    return weights
 
 
 @contextmanager
@@ -81,4 +117,141 @@ def check_rows(file: object, part: Part, sets: int) -> None:
         raise TraceError(f"{file}: its repeats are none of its rows")
 
 
-__all__ = ["REPEAT_DTYPE", "ROW_DTYPE", "Part", "check_rows", "whole_file"]
+# -- parts ---------------------------------------------------------------------------------------
+
+FORMS = ("parquet", "npz")
+PARQUET_COLUMNS = {
+    "moves": "1 where first and last, 2 where pa goes on by `step` each time that the rows happen again",
+    "times": "how often the row happened",
+    "period": "of the first of several rows that happened again in turn: how many they are; else 0",
+    "step": "bytes, see moves",
+}
+"""What columns of a Parquet part say besides those of ROW_DTYPE."""
+
+
+def _arrow(path: object) -> Any:
+    try:
+        importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise FormatError(
+            f"{path}: parts in Parquet need pyarrow: pip install 'ptcore[parquet]', or form='npz'"
+        ) from None
+    return importlib.import_module("pyarrow")
+
+
+def form_of(form: str | None) -> str:
+    """Return the form that parts are written in: by default Parquet, where pyarrow is there, else .npz.
+
+    Raises FormatError for one that is none, and for Parquet without pyarrow.
+    """
+    if form is None:
+        try:
+            _arrow("a ledger")
+        except FormatError:
+            return "npz"
+        return "parquet"
+    if form not in FORMS:
+        raise FormatError(f"parts of a ledger are {' or '.join(FORMS)}, not {form!r}")
+    if form == "parquet":
+        _arrow("a ledger")
+    return form
+
+
+def part_name(number: int, form: str) -> str:
+    """Return the name of a part in its folder."""
+    return f"part-{number:06}.{form}"
+
+
+def part_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the parts in a folder in their order. Raises TraceError where there is none, or not all."""
+    found = sorted(path for path in Path(folder).glob("part-*") if path.suffix[1:] in FORMS)
+    if not found:
+        raise TraceError(f"{os.fspath(folder)} is no ledger: no part-000000 is in it")
+    for number, path in enumerate(found):
+        if path.stem != part_name(number, "").rstrip("."):
+            raise TraceError(f"{os.fspath(folder)}: part {number} of the ledger is missing")
+    return found
+
+
+def write_part(path: Path, part: Part, sets: list[list[int]]) -> None:
+    """Write a part, with all sets of CPUs that the ledger had named by then. Raises OSError."""
+    facts = {"before": part.before, "length": part.length, "cpu_sets": sets}
+    with whole_file(path) as out:
+        if path.suffix == ".npz":
+            np.savez(out, rows=part.rows, repeats=part.repeats, facts=np.array(json.dumps(facts)))
+            return
+        arrow = _arrow(path)
+        columns = {name: np.ascontiguousarray(part.rows[name]) for name in _COLUMNS}
+        columns |= _columns_of(part)
+        table = arrow.table(columns).replace_schema_metadata({"ptcore.ledger": json.dumps(facts)})
+        arrow.parquet.write_table(table, out, compression="snappy", use_dictionary=False)
+
+
+_COLUMNS = tuple(name for name in ROW_DTYPE.names or () if name != "unused")
+
+
+def _columns_of(part: Part) -> dict[str, NDArray[Any]]:
+    found = {
+        "moves": np.ascontiguousarray(part.rows["unused"]),
+        "times": weights_of(part),
+        "period": np.zeros(len(part.rows), dtype=np.uint32),
+        "step": np.zeros(len(part.rows), dtype=np.int64),
+    }
+    at, which = _rows_of_repeats(part)
+    found["period"][part.repeats["at"].astype(np.int64) - part.before] = part.repeats["period"]
+    found["step"][at] = part.repeats["step"][which]
+    return found
+
+
+def read_part(path: Path) -> tuple[Part, list[list[int]]]:
+    """Read what `write_part` wrote. Raises TraceError for anything else."""
+    try:
+        if path.suffix == ".npz":
+            with np.load(path) as found:
+                facts = json.loads(str(found["facts"]))
+                rows, repeats = found["rows"], found["repeats"]
+        else:
+            rows, repeats, facts = _read_parquet(path)
+        part = Part(rows, repeats, int(facts["before"]), int(facts["length"]))
+        sets = facts["cpu_sets"]
+    except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise TraceError(f"{path} is no part of a ledger: {error}") from None
+    check_rows(path, part, len(sets))
+    if part.length != len(rows) + int((repeats["period"] * (repeats["times"] - 1)).sum()):
+        raise TraceError(f"{path} says that it stands for {part.length} rows, and does not")
+    return part, sets
+
+
+def _read_parquet(path: Path) -> tuple[NDArray[Any], NDArray[Any], dict[str, Any]]:
+    arrow = _arrow(path)
+    table = arrow.parquet.read_table(path)
+    facts = json.loads((table.schema.metadata or {})[b"ptcore.ledger"])
+    columns = {name: table.column(name).to_numpy() for name in table.column_names}
+    rows = np.zeros(table.num_rows, dtype=ROW_DTYPE)
+    for name in _COLUMNS:
+        rows[name] = columns[name]
+    rows["unused"] = columns["moves"]
+    starts = np.flatnonzero(columns["period"])
+    repeats = np.zeros(len(starts), dtype=REPEAT_DTYPE)
+    repeats["at"] = starts + int(facts["before"])
+    for name in ("times", "step", "period"):
+        repeats[name] = columns[name][starts]
+    return rows, repeats, facts
+
+
+__all__ = [
+    "FORMS",
+    "PARQUET_COLUMNS",
+    "REPEAT_DTYPE",
+    "ROW_DTYPE",
+    "Part",
+    "TemporaryFolder",
+    "check_rows",
+    "form_of",
+    "part_files",
+    "part_name",
+    "read_part",
+    "weights_of",
+    "whole_file",
+    "write_part",
+]

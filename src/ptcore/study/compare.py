@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from ptcore import strategies as known_strategies
 from ptcore.caches import preset
 from ptcore.errors import MapError, OutOfRange
@@ -22,8 +24,10 @@ from ptcore.workloads.replay import replay
 from ptcore.workloads.steps import Touch, Workload
 
 MakeMachine = Callable[[int], Machine]
+MakeLedger = Callable[[str], Ledger]
 Progress = Callable[[str, int, int], None]
 DEFAULT_RAM = "64G"
+ROWS_IN_MEMORY = 1 << 20  # 48 MiB
 AS_SAID = "as the workload says"
 
 
@@ -106,30 +110,32 @@ def compare(
     constants: Mapping[str, Constant] = costs.DEFAULT_CONSTANTS,
     progress: Progress | None = None,
     keep: Callable[[str, Ledger], None] | None = None,
+    ledger: MakeLedger | None = None,
 ) -> Comparison:
     """Run each strategy over `workload` on a machine of its own, and price what it did.
 
     `strategies`: names, "package.module:maker" texts, or functions that take a Machine and return a
-    Strategy, a class say (default: all but those that work page by page); `cpus`: by default those
-    of the trace; `cpu`: the preset of their translation hardware (caches.preset_names(), or a TOML file);
+    Strategy, a class say (default: all); `cpus`: by default those of the trace; `cpu`: the preset of their
+    translation hardware (caches.preset_names(), or a TOML file);
     `machine`: makes a machine for a number of CPUs, in place of that; `touch`: the declared access model,
     in place of the workload's own accesses (default: those, or every page once where it has none);
-    `keep` is given each ledger; `progress` is told (strategy, steps done, steps of all strategies).
+    `ledger`: makes the ledger of a strategy by its name, for machines that are not given (default: one that
+    keeps ROWS_IN_MEMORY rows and streams what is beyond to disk); `keep` is given each ledger, also that of
+    a run which is interrupted; `progress` is told (strategy, steps done, steps of all strategies).
     Raises UnknownStrategy for a name that is none or a maker that cannot be imported, FormatError for an
     unknown preset, and OutOfRange for fewer CPUs than the workload uses, before anything is run;
     UnknownStrategy too when what a maker returns is no Strategy.
     """
     modelled = Touch.of(touch, workload)
     asked = [strategies] if isinstance(strategies, str) else strategies
-    usual = [known.name for known in known_strategies.known() if not known.by_page]
-    chosen = [known_strategies.find(what) for what in asked or usual]
+    chosen = [known_strategies.find(what) for what in asked or known_strategies.names()]
     count = workload.cpus if cpus is None else cpus
     _check_cpus(workload, count)
-    make = machine if machine is not None else _machines_of(cpu)
+    make = _machines_of(cpu, ledger) if machine is None else lambda name, cpus: machine(cpus)
     rows: list[Row] = []
     unserved: list[tuple[str, str]] = []
     for number, known in enumerate(chosen):
-        platform = make(count)
+        platform = make(known.name, count)
         strategy = _made(known, platform)
         boot = len(platform.ledger)
         told = None if progress is None else _part(progress, known.name, number, len(chosen))
@@ -166,10 +172,15 @@ def _check_cpus(workload: Workload, count: int) -> None:
         )
 
 
-def _machines_of(cpu: str) -> MakeMachine:
+def _streamed(name: str) -> Ledger:
+    return Ledger(limit_rows=ROWS_IN_MEMORY)
+
+
+def _machines_of(cpu: str, ledger: MakeLedger | None) -> Callable[[str, int], Machine]:
     found = preset(cpu)
-    return lambda cpus: Machine(
-        cpus, ram=DEFAULT_RAM, tlb=found.levels, walk_cache=found.walk_cache
+    make = _streamed if ledger is None else ledger
+    return lambda name, cpus: Machine(
+        cpus, ram=DEFAULT_RAM, tlb=found.levels, walk_cache=found.walk_cache, ledger=make(name)
     )
 
 
@@ -190,20 +201,25 @@ def compare_all(
     *,
     progress: Progress | None = None,
     keep: Callable[[str, str, Ledger], None] | None = None,
+    ledger: Callable[[str, str], Ledger] | None = None,
     **options: Any,
 ) -> tuple[Comparison, ...]:
     """Compare on each of several workloads; the same `options` as `compare`, which says what it raises.
 
-    `progress` is told (workload and strategy, steps done, steps of all workloads); `keep` is given the
-    workload's name as well.
+    `progress` is told (workload and strategy, steps done, steps of all workloads); `keep` and `ledger` are
+    given the workload's name as well, first.
     """
     whole = sum(len(workload.steps) for workload in workloads)
     found: list[Comparison] = []
     before = 0
     for workload in workloads:
         told = None if progress is None else _among(progress, workload, before, whole)
-        kept = None if keep is None else partial(keep, workload.name)
-        found.append(compare(workload, strategies, progress=told, keep=kept, **options))
+        named: dict[str, Any] = {
+            key: partial(of, workload.name)
+            for key, of in (("keep", keep), ("ledger", ledger))
+            if of is not None
+        }
+        found.append(compare(workload, strategies, progress=told, **named, **options))
         before += len(workload.steps)
     return tuple(found)
 
@@ -217,6 +233,22 @@ def _among(progress: Progress, workload: Workload, before: int, whole: int) -> P
     return told
 
 
+def _invalidated(ledger: Ledger, boot: int) -> tuple[int, int]:
+    """Return how many CPUs invalidated because they asked for it themselves, and how many in all."""
+    local = everywhere = 0
+    for rows, times in ledger.weighted(boot):
+        chosen = rows["event"] == Event.INVALIDATED
+        asked = np.stack([rows["cpus"][chosen], rows["cpu"][chosen]], axis=1, dtype=np.int64)
+        kinds, which = np.unique(asked, axis=0, return_inverse=True)
+        counts = np.zeros(len(kinds), dtype=np.int64)
+        np.add.at(counts, which.reshape(-1), times[chosen])
+        for (number, cpu), count in zip(kinds.tolist(), counts.tolist(), strict=True):
+            targets = ledger.cpu_set(number)
+            local += count * (cpu in targets)
+            everywhere += count * len(targets)
+    return local, everywhere
+
+
 def _row(
     strategy: Strategy,
     provenance: str,
@@ -228,10 +260,7 @@ def _row(
     totals = machine.ledger.totals(boot)
     whole = machine.ledger.totals()
     found = exposures.windows(machine.ledger, machine.cpus)
-    rows = machine.ledger.rows()[boot:]
-    invalidated = rows[rows["event"] == Event.INVALIDATED]
-    targets = [machine.ledger.cpu_set(int(row["cpus"])) for row in invalidated]
-    local = sum(int(row["cpu"]) in cpus for row, cpus in zip(invalidated, targets, strict=True))
+    local, everywhere = _invalidated(machine.ledger, boot)
     return Row(
         strategy=strategy.name,
         provenance=provenance,
@@ -240,7 +269,7 @@ def _row(
         entries_written=totals[Event.ENTRIES_WRITTEN][1],
         tables_allocated_bytes=totals[Event.TABLES_ALLOCATED][1],
         local_invalidations=local,
-        remote_invalidations=sum(len(cpus) for cpus in targets) - local,
+        remote_invalidations=everywhere - local,
         cpus_interrupted=totals[Event.INTERRUPTED][1],
         tlb_hits=totals[Event.TLB_HITS][1],
         tlb_misses=totals[Event.WALKS][1],

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ptcore.errors import TraceError
 from ptcore.machine.events import Event
@@ -37,33 +36,36 @@ def story(ledger: Ledger, pa: int | None = None) -> list[str]:
     allocated). Pages are taken to have 4 KiB. Windows that were only built beforehand, page after page, are
     left out. Raises TraceError when the ledger says nothing of it. O(rows).
     """
-    rows = ledger.rows()
-    chosen = _choose(ledger, rows) if pa is None else pa & -PAGE_BYTES
-    translated = bool((rows["event"] == Event.MAPPED).any())
-    teller = _Teller(ledger, chosen, translated, _everyone(ledger, rows))
-    for row in rows:
-        teller.tell(row)
+    chosen = _choose(ledger) if pa is None else pa & -PAGE_BYTES
+    translated = ledger.totals()[Event.MAPPED][0] > 0
+    teller = _Teller(ledger, chosen, translated, _everyone(ledger))
+    for rows in ledger.chunks():
+        for row in rows:
+            teller.tell(row)
     said = teller.lines()
     if not said:
         raise TraceError(f"the ledger says nothing of a page at {chosen:#x}")
     return [f"The page at {chosen:#x}:", *said]
 
 
-def _everyone(ledger: Ledger, rows: NDArray[Any]) -> frozenset[int]:
+def _everyone(ledger: Ledger) -> frozenset[int]:
     """Return the CPUs that the ledger speaks of."""
-    sets = np.unique(rows["cpus"][rows["event"] == Event.INVALIDATED])
-    named = [frozenset(np.unique(rows["cpu"]).tolist())]
-    return frozenset().union(*named, *(ledger.cpu_set(int(number)) for number in sets))
+    found: set[int] = set()
+    for rows, _ in ledger.weighted():
+        found.update(np.unique(rows["cpu"]).tolist())
+        for number in np.unique(rows["cpus"][rows["event"] == Event.INVALIDATED]):
+            found |= ledger.cpu_set(int(number))
+    return frozenset(found)
 
 
-def _choose(ledger: Ledger, rows: NDArray[Any]) -> int:
-    found = windows(ledger, 1 + int(rows["cpu"].max(initial=0)))
+def _choose(ledger: Ledger) -> int:
+    highest = max((int(rows["cpu"].max()) for rows, _ in ledger.weighted()), default=0)
+    found = windows(ledger, 1 + highest)
     if len(found):
         return int(found["pa"][np.argmax(found["end_ns"] - found["start_ns"])])
-    taken = rows[rows["event"] == Event.FRAMES_ALLOCATED]
-    if not len(taken):
-        raise TraceError("the ledger has no page: no frame was allocated")
-    return int(taken["pa"][0])
+    for taken in ledger.chunks(events=(Event.FRAMES_ALLOCATED,)):
+        return int(taken["pa"][0])
+    raise TraceError("the ledger has no page: no frame was allocated")
 
 
 @dataclass(slots=True)

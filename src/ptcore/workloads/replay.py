@@ -8,7 +8,8 @@ their own need no model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from ptcore.machine import Event, Handle, Machine, Request, Strategy
 from ptcore.units import Span
@@ -24,6 +25,7 @@ from ptcore.workloads.steps import (
 
 Progress = Callable[[int, int], None]
 TOLD_EVERY = 64  # steps between two reports of progress
+STEPS_AT_ONCE = 1 << 14  # of a workload that become Python's numbers, which take more memory
 
 
 def replay(
@@ -42,7 +44,7 @@ def replay(
     total = len(workload.steps)
     page = machine.page_bytes
     times = 0 if touch is None else touch.times
-    for done, step in enumerate(workload.steps.tolist()):
+    for done, step in enumerate(_steps_of(workload)):
         time_ns, kind, cpu, area, pages, align, device, memory, first, mode = step
         machine.advance(begin + time_ns)
         if kind == StepKind.ACQUIRE:
@@ -51,7 +53,7 @@ def replay(
             request = Request(cpu, pages, align, workload.name, named, MEMORY_TYPES[memory], secret)
             handles[area] = handle = strategy.acquire(request)
             for _ in range(times):
-                strategy.access(handle, Span.of(0, pages * page), cpu, "w")
+                strategy.access(handle, Span(0, pages * page - 1), cpu, "w")
         elif kind == StepKind.RELEASE:
             strategy.release(handles.pop(area), cpu)
         elif kind == StepKind.FLUSH:
@@ -64,6 +66,11 @@ def replay(
     strategy.idle()
     if progress is not None:
         progress(total, total)
+
+
+def _steps_of(workload: Workload) -> Iterator[Any]:
+    for start in range(0, len(workload.steps), STEPS_AT_ONCE):
+        yield from workload.steps[start : start + STEPS_AT_ONCE].tolist()
 
 
 def _flush_process(machine: Machine, cpu: int, pages: int, *, asked: bool) -> None:

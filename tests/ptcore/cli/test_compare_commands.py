@@ -18,6 +18,7 @@ from rich.console import Console
 from ptcore import strategies
 from ptcore.cli import show
 from ptcore.cli.commands import ptcore
+from ptcore.machine import Ledger
 from ptcore.study.questions import QUESTIONS
 from ptcore.workloads.scenarios import SCENARIOS
 
@@ -166,4 +167,25 @@ def test_ctrl_c_leaves_no_half_file_and_says_so(tmp_path: Path) -> None:
     assert started.returncode == 130, err
     assert out == ""
     assert err == "ptcore: interrupted; no file was written half\n"
-    assert not list((tmp_path / "out").iterdir())
+    assert not list((tmp_path / "out").glob("*.html"))
+    # What there is of the ledger is whole as far as it goes.
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    for place in {path.parent if path.name.startswith("part-") else path for path in files}:
+        assert len(Ledger.load(place)) > 0
+
+
+def test_a_ledger_beyond_the_limit_is_a_folder_that_explain_reads(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    few = ["-s", "iommu_deferred", "--size", "40", "--ledgers", str(kept)]
+    for _ in range(2):  # a second run takes the place of the first
+        code, _, _ = run("secrets", *few, "--ledger-rows", "100")
+        assert code == 0
+        (folder,) = kept.iterdir()
+        assert folder.name == "iommu_deferred"
+        assert len(list(folder.iterdir())) > 3
+    result = CliRunner().invoke(ptcore, ["explain", str(folder)])
+    assert result.exit_code == 0
+    code, _, _ = run("secrets", *few)
+    assert code == 0
+    told = CliRunner().invoke(ptcore, ["explain", str(kept / "iommu_deferred.npz")])
+    assert told.output == result.output != ""
