@@ -27,16 +27,13 @@ class UnknownStrategy(PtcoreError, LookupError):
 class Known:
     """A strategy's name, one sentence, whose policy it is, and the function that makes it.
 
-    `by_page`: it edits tables and invalidates for every page touched; a large trace then takes minutes, and
-    `study.compare` leaves it out unless it is named. `addresses`: what it gives out has an address of its
-    own; else it is reachable only while it is touched.
+    `addresses`: what it gives out has an address of its own; else it is reachable only while it is touched.
     """
 
     name: str
     sentence: str
     provenance: str
     make: Maker
-    by_page: bool = False
     addresses: bool = True
 
 

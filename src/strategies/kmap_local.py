@@ -69,7 +69,7 @@ class KmapLocal:
         handle.check_offsets(span, page)
         if self._depth[cpu] == SLOTS:
             raise OutOfRange(f"all {SLOTS} slots of CPU {cpu} are in use")
-        slot = SLOTS_START + (cpu * SLOTS + self._depth[cpu]) * page
+        slot = self._start + (cpu * SLOTS + self._depth[cpu]) * page
         first, last = span.start // page, span.last // page
         pa, pages = handle.pa + first * page, last - first + 1
         self.machine.touch_by_page(
@@ -93,7 +93,6 @@ STRATEGIES = (
         "Pages without an address; one slot per touch, invalidated on its CPU at once.",
         "the kernel's, for memory without a direct map",
         KmapLocal,
-        by_page=True,
         addresses=False,
     ),
 )

@@ -74,7 +74,6 @@ STRATEGIES = (
         "Every page out of the direct map by itself, with an invalidation on all CPUs each time.",
         "the kernel's mechanism, used as the cautionary baseline",
         NaiveUnmap,
-        by_page=True,
         addresses=False,
     ),
 )
