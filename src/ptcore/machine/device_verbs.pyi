@@ -21,7 +21,8 @@ class DeviceVerbs:
         """Its own tables; others may be put in their place before anything is mapped."""
 
     @table.setter
-    def table(self, table: PageTable) -> None: ...
+    def table(self, table: PageTable) -> None:
+        """Put other tables in their place."""
     mmu: Mmu
     coherent: bool
 
