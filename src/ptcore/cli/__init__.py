@@ -8,8 +8,9 @@ import sys
 def main() -> None:
     """Run the command line; say what to install when its packages are not there."""
     try:
-        from ptcore.cli.group import ptcore
+        from ptcore.cli.group import ptcore, quiet_pipe
 
+        quiet_pipe()  # of this process alone: whoever calls a verb in theirs keeps their signals
         ptcore()
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):

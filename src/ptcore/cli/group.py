@@ -43,4 +43,3 @@ def quiet_pipe() -> None:
 @click.version_option(package_name="ptcore")
 def ptcore() -> None:
     """Page tables that you can compute with."""
-    quiet_pipe()

@@ -9,6 +9,7 @@ m, H), "General Query Packets" (qSupported, qXfer:features:read, qfThreadInfo, Q
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -131,7 +132,8 @@ class GdbStub:
         self.round_trips += 1
         owed, self._unacknowledged = self._unacknowledged, 0
         try:
-            self._socket.sendall(b"+" * owed + packets)
+            # An error, not a signal, if QEMU is gone: the command line ends silently on SIGPIPE.
+            self._socket.sendall(b"+" * owed + packets, socket.MSG_NOSIGNAL)
         except OSError as error:
             raise ImageError(f"{self._name}: the gdbstub is gone ({error})") from None
 
