@@ -20,7 +20,8 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Result:
-    """One claim measured. Times in nanoseconds per item; `ratio` is subject over baseline."""
+    """One claim measured. Times in nanoseconds per item, or in the claim's unit where that says another;
+    `ratio` is subject over baseline."""
 
     claim: str
     subject_ns: float
