@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptcore import formats
-from ptcore.caches import Mmu, Preset, Tlb, TlbLevel, WalkCache, preset
+from ptcore.caches import Mmu, Preset, Tlb, TlbArray, TlbLevel, WalkCache, preset
 from ptcore.errors import AddressError, FormatError, OutOfRange
 from ptcore.formats import Format
 from ptcore.memory import PhysicalMemory
@@ -347,11 +347,16 @@ def simulate(
 
 @dataclass(frozen=True)
 class Sweep:
-    """One number of a geometry that takes several values: 'l2.entries=512..4096' doubles it."""
+    """One number of a geometry that takes several values: 'l2.entries=512..4096' doubles it.
+
+    Entries that double make whole sets: of 12 ways, 512..4096 holds 768, 1536 and 3072. With a step, the
+    values are those that are asked for.
+    """
 
     level: str
     field: str
     values: tuple[int, ...]
+    doubles_to: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Sweep:
@@ -368,26 +373,31 @@ class Sweep:
             values = tuple(range(first, last + 1, step))
         else:
             values = tuple(first << n for n in range((last // first).bit_length()))
-        return cls(found[1].upper(), found[2], values)
+        return cls(found[1].upper(), found[2], values, 0 if step else last)
+
+    def points(self, cpu: Preset) -> tuple[Preset, ...]:
+        """Return the CPU with each value in turn; raises as `apply`."""
+        return tuple(self.apply(cpu, value) for value in self.values_of(cpu))
+
+    def values_of(self, cpu: Preset) -> tuple[int, ...]:
+        """Return the values that the CPU is given: those asked for, or the whole sets among them."""
+        _, _, array = self._array_of(cpu)
+        first = self.values[0]
+        if self.field != "entries" or not self.doubles_to or first % array.ways == 0:
+            return self.values
+        sizes = (array.ways << n for n in range(self.doubles_to.bit_length()))
+        whole = tuple(size for size in sizes if first <= size <= self.doubles_to)
+        return whole or self.values  # none: apply says why
 
     def apply(self, cpu: Preset, value: int) -> Preset:
         """Return the CPU with that value in the level's array for loads of small pages.
 
         Raises FormatError for a level that the CPU lacks and for a geometry that cannot be.
         """
-        names = [level.name for level in cpu.levels]
-        if self.level not in names:
-            raise FormatError(f"{cpu.name} has no level {self.level}; it has {', '.join(names)}")
-        at = names.index(self.level)
+        at, chosen, array = self._array_of(cpu)
         level = cpu.levels[at]
-        small = min(lg2 for array in level.arrays for lg2 in array.page_lg2s())
-        chosen = next(
-            n
-            for n, array in enumerate(level.arrays)
-            if "load" in array.sides and small in array.page_lg2s()
-        )
         change: dict[str, Any] = {self.field: value}
-        array = replace(level.arrays[chosen], **change)
+        array = replace(array, **change)
         if array.entries % array.ways:
             first = array.ways << max((self.values[0] // array.ways).bit_length() - 1, 0)
             raise FormatError(
@@ -399,6 +409,21 @@ class Sweep:
         for made in levels:
             made.validate()
         return replace(cpu, name=f"{cpu.name} {self.level}.{self.field}={value}", levels=levels)
+
+    def _array_of(self, cpu: Preset) -> tuple[int, int, TlbArray]:
+        """Return the numbers of the level and of its array for loads of small pages, and the array."""
+        names = [level.name for level in cpu.levels]
+        if self.level not in names:
+            raise FormatError(f"{cpu.name} has no level {self.level}; it has {', '.join(names)}")
+        at = names.index(self.level)
+        level = cpu.levels[at]
+        small = min(lg2 for array in level.arrays for lg2 in array.page_lg2s())
+        chosen = next(
+            n
+            for n, array in enumerate(level.arrays)
+            if "load" in array.sides and small in array.page_lg2s()
+        )
+        return at, chosen, level.arrays[chosen]
 
 
 def _point(source: Source, cpu: Preset, options: dict[str, Any]) -> Translation:
@@ -423,7 +448,7 @@ def sweep(
     anything runs where the geometry is at fault.
     """
     options = {"pages": pages, "form": form, "image": image, "path": path}
-    points = [wanted.apply(cpu, value) for cpu in cpus for value in wanted.values]
+    points = [point for cpu in cpus for point in wanted.points(cpu)]
     found: dict[int, Translation] = {}
     with ProcessPoolExecutor(workers) as pool:
         jobs = {pool.submit(_point, source, cpu, options): n for n, cpu in enumerate(points)}

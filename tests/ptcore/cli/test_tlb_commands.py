@@ -53,6 +53,8 @@ def test_a_trace_recorded_by_lackey_becomes_hit_rates(lackey: Path) -> None:
 def test_a_sweep_prints_a_curve(lackey: Path) -> None:
     text = run("tlb", str(lackey), "--pages", "4k", "--sweep", "l1.entries=16..64")
     assert [f"L1.entries={n}" in text for n in (16, 32, 64)] == [True] * 3
+    text = run("tlb", str(lackey), "--sweep", "l2.entries=512..4096")
+    assert [f"L2.entries={n}" in text for n in (768, 1536, 3072)] == [True] * 3
 
 
 def test_traces_are_converted(lackey: Path, tmp_path: Path) -> None:

@@ -161,6 +161,18 @@ def test_a_sweep_that_cannot_be_is_refused(text: str, words: str) -> None:
 def test_values_of_a_sweep() -> None:
     assert Sweep.parse("L2.ways=2..7:2").values == (2, 4, 6)
     assert Sweep.parse("L2.entries=512..4096").values == (512, 1024, 2048, 4096)
+    twelve = preset("skylake_sp")
+    assert Sweep.parse("l2.entries=512..4096").values_of(twelve) == (768, 1536, 3072)
+    assert Sweep.parse("l2.entries=384..3072").values_of(twelve) == (384, 768, 1536, 3072)
+    assert [p.levels[1].arrays[0].entries for p in Sweep.parse("l2.entries=512..4096").points(twelve)] == [
+        768, 1536, 3072,
+    ]  # fmt: skip
+    for text in (
+        "l2.entries=500..600",
+        "l2.entries=512..1024:512",
+    ):  # no whole set; just what is asked
+        with pytest.raises(FormatError, match="do not make whole sets of 12 ways"):
+            Sweep.parse(text).points(twelve)
     with pytest.raises(FormatError, match="no level L4; it has L1, L2"):
         Sweep.parse("l4.ways=1..2").apply(SMALL, 1)
     with pytest.raises(FormatError, match="do not make whole sets"):
