@@ -15,7 +15,7 @@ Justify = Literal["left", "right"]
 GAP = 3  # between two columns
 NAME_WIDTH = 32  # a first column of names as long stays whole
 NARROW = 110  # in a narrower window long columns share one
-PIPE_WIDTH = 400  # wide enough that nothing is folded: programs read lines
+PIPE_WIDTH = 400  # of notes in a pipe; tables are as wide as their cells: programs read lines
 
 
 def number(value: object) -> str:
@@ -59,22 +59,27 @@ def table(
     if not console().is_terminal:
         _plain(title, columns, cells)
         return
-    widths = [
-        max(len(text) for text in (column, *(number(row[n]) for row in cells)))
-        for n, column in enumerate(columns)
-    ]
-    wide = sum(widths) + GAP * len(widths) > console().width
-    if wide and max(widths) <= NAME_WIDTH:
+    widths = _widths(columns, [[number(cell) for cell in row] for row in cells])
+    wide = sum(widths) > console().width
+    if wide and max(widths) <= NAME_WIDTH + GAP:
         split_table(title, columns, cells, keys=keys)
         return
     shown = _titled(title)
     for n, (column, figures) in enumerate(zip(columns, _figures(columns, cells), strict=True)):
-        whole = n == 0 and widths[0] <= NAME_WIDTH
+        whole = n == 0 and widths[0] <= NAME_WIDTH + GAP
         justify: Justify = "right" if figures else "left"
         shown.add_column(column, justify=justify, no_wrap=whole, overflow="fold")
     for row in cells:
         shown.add_row(*(Text(number(cell)) for cell in row))
     console().print(shown)
+
+
+def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
+    """Return how wide each column is, with the gap to the next."""
+    return [
+        GAP + max(len(text) for text in (column, *(row[n] for row in cells)))
+        for n, column in enumerate(columns)
+    ]
 
 
 def _figures(columns: Sequence[str], cells: Sequence[Sequence[object]]) -> list[bool]:
@@ -89,7 +94,8 @@ def _titled(title: str | None) -> Table:
 
 
 def _plain(title: str, columns: Sequence[str], cells: Sequence[Sequence[object]]) -> None:
-    screen = console()
+    widths = _widths(columns, [[number(cell) for cell in row] for row in cells])
+    screen = Console(width=sum(widths) + len(title), color_system=None)
     screen.print(Text(title))
     shown = Table(box=None, pad_edge=False)
     for column, figures in zip(columns, _figures(columns, cells), strict=True):
@@ -110,10 +116,7 @@ def split_table(
     values = [list(row) for row in rows]
     cells = [[number(cell) for cell in row] for row in values]
     figures = _figures(columns, values)
-    widths = [
-        GAP + max(len(text) for text in (column, *(row[n] for row in cells)))
-        for n, column in enumerate(columns)
-    ]
+    widths = _widths(columns, cells)
     screen = console()
     at = keys
     while at < len(columns):
