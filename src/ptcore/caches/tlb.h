@@ -62,6 +62,7 @@ typedef struct {
     uint8_t turns[64], turn[64]; /* by page_lg2: how many arrays share the pages of that size, and which this is */
     uint8_t *stale; /* of the TLB: set when `seen` changes */
     uint64_t seen; /* bit n: since it was empty, the array took a page of the size n (as page_lg2) */
+    uint32_t used; /* slots that hold an entry: an invalidation looks into no array without any */
 } tlb_array;
 
 typedef struct {
@@ -226,6 +227,7 @@ static inline __attribute__((unused)) void tlb_clear(tlb_array *a) {
     for (uint32_t n = 0; tlb_ordered(a) && n < a->sets; n++)
         a->state[n] = TLB_IN_ORDER;
     a->seen = 0;
+    a->used = 0;
 }
 
 /* -- lookup ----------------------------------------------------------------------------------------------- */
@@ -314,6 +316,7 @@ PT_INLINE tlb_entry *tlb_probe_place(const tlb_probe *p, uint32_t ways, size_t s
     } else {
         row += tlb_row_turned(p->array->rows + row, ways);
     }
+    p->array->used += p->pages[row] == TLB_NO_PAGE;
     p->pages[row] = page;
     p->entries[row] = *entry;
     return p->entries + row;
@@ -359,6 +362,7 @@ PT_INLINE void tlb_store(tlb_array *a, size_t at, uint64_t page, const tlb_entry
         a->seen |= (uint64_t)1 << lg2;
         *a->stale = 1;
     }
+    a->used += a->pages[at] == TLB_NO_PAGE;
     a->pages[at] = page;
     a->entries[at] = *entry;
 }
@@ -468,6 +472,7 @@ static inline __attribute__((unused)) void tlb_fill(tlb *t, const tlb_entry *ent
 
 PT_INLINE void tlb_drop(tlb_array *a, uint32_t set, uint32_t slot) {
     size_t at = (size_t)set * a->ways + slot;
+    a->used--;
     a->pages[at] = TLB_NO_PAGE;
     a->entries[at] = (tlb_entry){0, 0};
     tlb_removed(a, set, slot);
@@ -519,18 +524,18 @@ static inline __attribute__((unused)) uint64_t tlb_invalidate(tlb *t, uint64_t f
     t->recent = NULL;
     for (uint32_t n = 0; n < t->arrays; n++) {
         tlb_array *a = &t->array[n];
-        for (unsigned s = 0; s < a->sizes; s++) {
+        for (unsigned s = 0; a->used != 0 && s < a->sizes; s++) {
             uint64_t page = first >> a->page_lg2[s], end = last >> a->page_lg2[s];
             if (!(a->seen >> a->page_lg2[s] & 1))
                 continue;
             if (end - page >= a->sets) { /* every set may hold some of it: sweep all, once */
-                for (uint32_t set = 0; set < a->sets; set++)
+                for (uint32_t set = 0; a->used != 0 && set < a->sets; set++)
                     dropped += tlb_sweep_set(a, set, first, last, c);
                 break;
             }
             for (;; page++) {
                 dropped += tlb_sweep_page(a, page, first, last, c);
-                if (page == end)
+                if (page == end || a->used == 0)
                     break;
             }
         }
@@ -546,7 +551,7 @@ static inline __attribute__((unused)) uint64_t tlb_invalidate_all(tlb *t, const 
         tlb_array *a = &t->array[n];
         if ((level != TLB_MAX_LEVELS && a->level != level) || a->seen == 0)
             continue;
-        for (uint32_t set = 0; set < a->sets; set++)
+        for (uint32_t set = 0; a->used != 0 && set < a->sets; set++)
             dropped += tlb_sweep_set(a, set, 0, UINT64_MAX, c);
         if (c->mask == 0 && c->globals && c->tagged) {
             a->seen = 0;
@@ -560,7 +565,7 @@ static inline __attribute__((unused)) uint64_t tlb_invalidate_all(tlb *t, const 
 static inline __attribute__((unused)) int tlb_holds(const tlb *t, uint64_t first, uint64_t last) {
     for (uint32_t n = 0; n < t->arrays; n++) {
         const tlb_array *a = &t->array[n];
-        for (unsigned s = 0; s < a->sizes; s++) {
+        for (unsigned s = 0; a->used != 0 && s < a->sizes; s++) {
             uint64_t page = first >> a->page_lg2[s], end = last >> a->page_lg2[s];
             if (!(a->seen >> a->page_lg2[s] & 1))
                 continue;

@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 
 cdef extern from "intervals.h" nogil:
@@ -46,6 +46,8 @@ cdef class StaleSpans:
     cdef uint64_t *bits
     # Of those, the ones whose TLBs may: a stale translation that a TLB gave up never comes back.
     cdef uint64_t *maybe
+    # Whether it is in the frame tree: a span that no TLB has any more is not looked at when its frames go.
+    cdef uint8_t *framed
     cdef uint32_t words
     cdef uint32_t used
     cdef uint32_t unused
@@ -63,4 +65,5 @@ cdef class StaleSpans:
     cdef uint32_t meeting(self, uint64_t first, uint64_t last, CpuSet asked) except? 0xFFFF_FFFF
     cdef frozenset holders_of(self, uint32_t n)
     cdef void ask_again(self) noexcept
+    cdef void given_up(self, uint32_t n) noexcept
     cdef int sort(self, iv_hits *hits) except -1

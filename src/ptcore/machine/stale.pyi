@@ -32,7 +32,7 @@ class StaleSpans:
         """Return the oldest one that meets `span` and that one of `cpus` may hold: (span, pa, holders)."""
 
     def of_frames(self, pa: int, size: int) -> list[tuple[Span, int, frozenset[int]]]:
-        """Return those that led to any of `size` bytes at `pa`, the oldest first."""
+        """Return those that led to any of `size` bytes at `pa` and that a TLB may have, the oldest first."""
 
     def rows(self) -> list[tuple[Span, int, frozenset[int]]]:
         """Return all, the oldest first."""

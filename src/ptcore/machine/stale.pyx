@@ -1,7 +1,7 @@
 """Translations that the tables no longer have and some CPUs may still hold, found by address and by frame."""
 
 cimport cython
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memset
 
@@ -51,6 +51,7 @@ cdef class StaleSpans:
         free(self.order)
         free(self.bits)
         free(self.maybe)
+        free(self.framed)
         free(self.found.ids)
         free(self.gone.ids)
 
@@ -60,6 +61,7 @@ cdef class StaleSpans:
         cdef uint64_t *order
         cdef uint64_t *bits
         cdef uint64_t *maybe
+        cdef uint8_t *framed
         if self.unused == 0 and self.used + 1 >= room:
             room = 2 * room if room else FIRST_ROOM
         if room == self.by_address.room and wider == self.words:
@@ -67,10 +69,13 @@ cdef class StaleSpans:
         order = <uint64_t *>realloc(self.order, room * sizeof(uint64_t))
         if order != NULL:
             self.order = order
+        framed = <uint8_t *>realloc(self.framed, room)
+        if framed != NULL:
+            self.framed = framed
         bits = <uint64_t *>calloc(<size_t>room * wider, sizeof(uint64_t))
         maybe = <uint64_t *>calloc(<size_t>room * wider, sizeof(uint64_t))
         if (
-            order == NULL or bits == NULL or maybe == NULL
+            order == NULL or framed == NULL or bits == NULL or maybe == NULL
             or not iv_reserve(&self.by_address, room) or not iv_reserve(&self.by_frame, room)
         ):
             free(bits)
@@ -115,6 +120,7 @@ cdef class StaleSpans:
         self.count += 1
         iv_insert(&self.by_address, n, first, last)
         iv_insert(&self.by_frame, n, pa, pa + (last - first))
+        self.framed[n] = True
         return n
 
     cdef int drop(self, uint64_t first, uint64_t last, CpuSet targets) except -1:
@@ -140,7 +146,8 @@ cdef class StaleSpans:
                 left |= self.bits[n * self.words + w]
             if left == 0:
                 iv_remove(&self.by_address, n)
-                iv_remove(&self.by_frame, n)
+                if self.framed[n]:
+                    iv_remove(&self.by_frame, n)
                 iv_push(&self.gone, n)
                 self.count -= 1
         if self.gone.short_:
@@ -170,7 +177,7 @@ cdef class StaleSpans:
         return 0
 
     cdef size_t at_frames(self, uint64_t pa, uint64_t last) except? 0xFFFF_FFFF:
-        """Find the spans that translated to any of the frames, the oldest first; they are in `found`."""
+        """Find the spans that led to any of the frames and that a TLB may have, the oldest first: in `found`."""
         self.found.count = 0
         if self.count == 0:
             return 0
@@ -194,13 +201,26 @@ cdef class StaleSpans:
                     return n
         return 0
 
+    cdef void given_up(self, uint32_t n) noexcept:
+        """Look no more at a span that was found by its frames, if no TLB has any of it."""
+        cdef uint32_t w
+        for w in range(self.words):
+            if self.maybe[n * self.words + w]:
+                return
+        iv_remove(&self.by_frame, n)
+        self.framed[n] = False
+
     cdef void ask_again(self) noexcept:
         """Of the spans in `found`, any holder may hold the addresses again: they are mapped anew."""
         cdef size_t k
-        cdef uint32_t w
+        cdef uint32_t n, w
         for k in range(self.found.count):
+            n = self.found.ids[k]
             for w in range(self.words):
-                self.maybe[self.found.ids[k] * self.words + w] = self.bits[self.found.ids[k] * self.words + w]
+                self.maybe[n * self.words + w] = self.bits[n * self.words + w]
+            if not self.framed[n]:
+                iv_insert(&self.by_frame, n, self.by_frame.nodes[n].start, self.by_frame.nodes[n].last)
+                self.framed[n] = True
 
     cdef frozenset holders_of(self, uint32_t n):
         cdef uint32_t w, bit

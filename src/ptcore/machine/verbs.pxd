@@ -17,6 +17,7 @@ cdef class Verbs:
     cdef readonly list devices
     cdef readonly list processes
     cdef readonly object shootdown
+    cdef bint interrupts
     cdef readonly uint64_t page_bytes
     cdef readonly uint64_t data_bytes
     cdef public int64_t now_ns

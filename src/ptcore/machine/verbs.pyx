@@ -58,6 +58,7 @@ cdef class Verbs:
         self.mmus = tuple(mmus)
         self.ledger = ledger
         self.shootdown = shootdown
+        self.interrupts = shootdown.interrupts
         self.page_bytes = 1 << table.format.granule_lg2
         self.data_bytes = data_bytes
         # Page 0 stays free, as kernels keep it: a physical address of 0 reads as "none".
@@ -204,6 +205,8 @@ cdef class Verbs:
                 self.row(
                     STALE_HELD, cpu, len(held), first, last, self.spans.by_frame.nodes[n].start, self.set_of(held)
                 )
+            else:
+                self.spans.given_up(n)
         return 0
 
     @property
@@ -362,7 +365,7 @@ cdef class Verbs:
     cdef int tell_others(self, CpuSet others, int64_t cpu, int64_t pages) except -1:
         if others.count == 0:
             return 0
-        if self.shootdown.interrupts:
+        if self.interrupts:
             self.row(INTERRUPTED, cpu, others.count, 0, 0, 0, others)
             self.row(ACKNOWLEDGED, cpu, others.count, 0, 0, 0, others)
         else:
