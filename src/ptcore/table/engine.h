@@ -1,7 +1,7 @@
 /* The loops that are compiled once per format (translate.h makes them), behind one struct of pointers. */
 #ifndef PT_ENGINE_H
 #define PT_ENGINE_H
-#include "walk.h"
+#include "listing.h"
 
 typedef struct {
     const pt_format *format; /* NULL: any format, read from the space */
@@ -9,7 +9,8 @@ typedef struct {
     void (*many)(const pt_space *, const pt_need *, const uint64_t *, uint64_t *, uint8_t *, size_t);
     /* Runs of `count` items at level 0 that lie one after the other from `bytes` on. */
     size_t (*empty_run)(const pt_space *, const uint8_t *bytes, size_t count);
-    size_t (*leaf_run)(const pt_space *, const uint8_t *bytes, size_t count, pt_item lasting, uint64_t oa);
+    size_t (*list_leaves)(const pt_space *, const uint8_t *bytes, size_t count, unsigned rights, uint64_t first,
+                          pt_listing *);
     size_t (*lawful_leaf_run)(const pt_space *, const uint8_t *bytes, size_t count);
     void (*fill)(const pt_space *, uint8_t *bytes, size_t count, pt_item attributes, uint64_t oa);
     void (*clear)(const pt_space *, uint8_t *bytes, size_t count);
@@ -20,26 +21,6 @@ PT_INLINE size_t pt_empty_run(const pt_format *f, const uint8_t *bytes, size_t c
     size_t n = 0;
     while (n < count && pt_is_empty(f, pt_load(f, bytes + (n << f->entry_lg2))))
         n++;
-    return n;
-}
-
-PT_INLINE int pt_is_lawful_leaf(const pt_format *f, const pt_space *s, pt_item item) {
-    if (f->level[0].shapes == 2 && !f->accessed_required && PT_LIKELY(pt_is_usual(f, &s->rules, 0, item)))
-        return 1;
-    return pt_kind(f, 0, item) == PT_LEAF && pt_leaf_shape(f, 0, item) == 1 &&
-           !pt_breaks_rule(f, &s->rules, 0, 1, item);
-}
-
-/* How many items are plain leaves that a listing would merge: these lasting bits, addresses from `oa` on. */
-PT_INLINE size_t pt_leaf_run(const pt_format *f, const pt_space *s, const uint8_t *bytes, size_t count,
-                             pt_item lasting, uint64_t oa) {
-    size_t n = 0;
-    for (; n < count; n++, oa += pt_leaf_bytes(f, 0)) {
-        pt_item item = pt_load(f, bytes + (n << f->entry_lg2));
-        if (!pt_is_lawful_leaf(f, s, item) || pt_lasting(f, &s->rules, 0, 1, item) != lasting ||
-            pt_output(f, &s->rules, 0, 1, item) != oa)
-            break;
-    }
     return n;
 }
 

@@ -1,23 +1,9 @@
-from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from ptcore.memory.physical cimport PhysicalMemory
-from ptcore.table.abi cimport pt_format, pt_item, pt_space
+from ptcore.table.abi cimport pt_format, pt_space
 from ptcore.table.engine cimport pt_engine
-
-
-cdef packed struct Row:
-    uint64_t first
-    uint64_t last
-    uint64_t pa
-    uint64_t page_size
-    uint64_t repeat_of
-    uint16_t software
-    uint8_t rights
-    uint8_t memory_type
-    uint8_t pkey
-    uint8_t flags
-    uint8_t kind
-    uint8_t level
+from ptcore.table.listing cimport pt_listing, pt_row
 
 
 cdef class Scan:
@@ -25,12 +11,8 @@ cdef class Scan:
     cdef const pt_format *f
     cdef const pt_engine *engine
     cdef bint expand
-    cdef Row *rows
-    cdef size_t count
-    cdef size_t room
-    # What the last leaf row was made from, to see at once that the next leaf carries it on.
-    cdef pt_item last_attributes
-    cdef unsigned last_rights
+    cdef pt_listing listing
+    cdef size_t mapped_bytes  # of address space that the rows lie in; 0: they are on the heap
     # Subtrees listed before: (table, level, rights) -> the address where, or an empty one.
     cdef dict seen
 
@@ -40,11 +22,11 @@ cdef class Scan:
     cdef int list_below(
         self, uint64_t table, int level, unsigned rights, uint64_t first, uint64_t last
     ) except -1
-    cdef uint64_t carry_on(self, uint64_t table, uint64_t index, uint64_t last_index) noexcept
-    cdef int list_leaf(
-        self, pt_item item, int level, int shape, unsigned rights, uint64_t first, uint64_t last
-    ) except -1
-    cdef int add(self, const Row *row) except -1
+    cdef void end_at(self, uint64_t last) noexcept
+    cdef int reserve(self, size_t rows) except -1
+    cdef bint move(self, size_t size, size_t least) noexcept
+    cdef void let_go(self) noexcept
+    cdef int add(self, const pt_row *row) except -1
 
 
 cdef object mappings(

@@ -9,7 +9,19 @@ cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
+from posix.mman cimport (
+    MADV_HUGEPAGE,
+    MAP_ANONYMOUS,
+    MAP_FAILED,
+    MAP_NORESERVE,
+    MAP_PRIVATE,
+    PROT_READ,
+    PROT_WRITE,
+    madvise,
+    mmap,
+    munmap,
+)
 
 import numpy as np
 
@@ -27,28 +39,29 @@ from ptcore.table.abi cimport (
     pt_space,
 )
 from ptcore.table.engine cimport pt_engine
+from ptcore.table.listing cimport (
+    PT_ROW_OUTSIDE,
+    PT_ROW_REPEAT,
+    PT_ROW_RESERVED,
+    pt_add_row,
+    pt_list_leaf,
+    pt_row,
+)
 from ptcore.table.decode cimport (
-    pt_any,
     pt_breaks_rule,
     pt_entry_bytes,
     pt_entry_size_lg2,
     pt_full_input,
     pt_index,
-    pt_is_global,
     pt_is_marked,
     pt_item_at,
     pt_item_count,
-    pt_item_rights,
-    pt_kept_aside,
     pt_kind,
-    pt_lacks_accessed,
-    pt_lasting,
     pt_layout_of,
     pt_leaf_bytes,
     pt_leaf_output,
     pt_load,
     pt_next_level,
-    pt_number,
     pt_offset_mask,
     pt_output,
     pt_reach_mask,
@@ -59,47 +72,18 @@ from ptcore.table.decode cimport (
 )
 from ptcore.errors import PtcoreError
 
-cdef extern from "engine.h" nogil:
-    bint pt_is_lawful_leaf(const pt_format *f, const pt_space *s, pt_item item)
-
-from ptcore.table.rows import HARVEST_DTYPE, ROW_DTYPE, Flag, RowKind
+from ptcore.table.rows import HARVEST_DTYPE, ROW_DTYPE
 
 # Early kernels map whole shadow regions to one page (KASAN): no list of such a page is of use.
 cdef Py_ssize_t MOST_RESULTS = 1_000_000
-cdef uint8_t ROW_LEAF = RowKind.LEAF
-cdef uint8_t ROW_RESERVED = RowKind.RESERVED
-cdef uint8_t ROW_REPEAT = RowKind.REPEAT
-cdef uint8_t ROW_OUTSIDE = RowKind.OUTSIDE
-cdef uint8_t FLAG_GLOBAL = Flag.GLOBAL
-cdef uint8_t FLAG_ENCRYPTED = Flag.ENCRYPTED
-cdef uint8_t FLAG_UNACCESSED = Flag.UNACCESSED
+# Rows beyond this many bytes lie in address space that has room for many more, asked for in pages of this size
+# where the system has them: nothing is copied as they grow, and faults of small pages cost more than the rows.
+cdef size_t HUGE_PAGE = 1 << 21
+cdef size_t ADDRESS_SPACE = 1 << 36
 
 
-cdef bint _same(const Row *a, const Row *b) noexcept nogil:
-    """Whether two rows say the same of their pages, but for where they are."""
-    return (
-        a.kind == b.kind
-        and a.page_size == b.page_size
-        and a.rights == b.rights
-        and a.memory_type == b.memory_type
-        and a.pkey == b.pkey
-        and a.flags == b.flags
-        and a.software == b.software
-        and a.level == b.level
-    )
-
-
-cdef bint _goes_on(const Row *a, const Row *b) noexcept nogil:
-    """Whether row `b` only carries row `a` on."""
-    if not _same(a, b) or a.last == PT_ALL_ONES or b.first != a.last + 1:
-        return False
-    if a.kind == ROW_LEAF:
-        return b.pa == a.pa + (b.first - a.first)
-    return b.repeat_of == a.repeat_of and b.pa == a.pa
-
-
-cdef void clear_row(Row *row, int level, uint64_t first, uint64_t last, uint64_t page_size) noexcept:
-    memset(row, 0, sizeof(Row))
+cdef void clear_row(pt_row *row, int level, uint64_t first, uint64_t last, uint64_t page_size) noexcept:
+    memset(row, 0, sizeof(pt_row))
     row.first = first
     row.last = last
     row.pa = PT_ALL_ONES
@@ -114,22 +98,52 @@ cdef class Scan:
         self.seen = {}
 
     def __dealloc__(self):
-        free(self.rows)
+        self.let_go()
 
-    cdef int add(self, const Row *row) except -1:
-        cdef Row *grown
-        if self.count and _goes_on(&self.rows[self.count - 1], row):
-            self.rows[self.count - 1].last = row.last
+    cdef void let_go(self) noexcept:
+        if self.mapped_bytes:
+            munmap(self.listing.rows, self.mapped_bytes)
+        else:
+            free(self.listing.rows)
+
+    cdef int reserve(self, size_t rows) except -1:
+        """Make room for so many rows more."""
+        if self.listing.room - self.listing.count >= rows:
             return 0
-        if self.count == self.room:
-            self.room = 2 * self.room if self.room else 64
-            grown = <Row *>realloc(self.rows, self.room * sizeof(Row))
-            if grown == NULL:
-                self.room = self.count
-                raise MemoryError()
-            self.rows = grown
-        self.rows[self.count] = row[0]
-        self.count += 1
+        cdef size_t room = max(2 * self.listing.room, self.listing.count + rows)
+        cdef size_t size = room * sizeof(pt_row)
+        cdef void *grown
+        if size >= HUGE_PAGE and self.move(max(size, ADDRESS_SPACE), size):
+            return 0
+        grown = NULL if self.mapped_bytes else realloc(self.listing.rows, size)
+        if grown == NULL:
+            raise MemoryError()
+        self.listing.rows = <pt_row *>grown
+        self.listing.room = room
+        return 0
+
+    cdef bint move(self, size_t size, size_t least) noexcept:
+        """Move the rows to address space of their own; no where there is none to be had."""
+        cdef void *found = MAP_FAILED
+        cdef int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+        while size >= least:
+            found = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0)
+            if found != MAP_FAILED:
+                break
+            size //= 2
+        if found == MAP_FAILED:
+            return False
+        madvise(found, size, MADV_HUGEPAGE)  # advice: nothing depends on it
+        memcpy(found, self.listing.rows, self.listing.count * sizeof(pt_row))
+        self.let_go()
+        self.listing.rows = <pt_row *>found
+        self.listing.room = size // sizeof(pt_row)
+        self.mapped_bytes = size
+        return True
+
+    cdef int add(self, const pt_row *row) except -1:
+        self.reserve(1)
+        pt_add_row(&self.listing, row)
         return 0
 
     cdef int list_range(
@@ -143,7 +157,7 @@ cdef class Scan:
         cdef pt_item item
         cdef int kind, shape = 0, below
         cdef uint64_t run
-        cdef Row row
+        cdef pt_row row
         cdef const uint8_t *row_of_items = NULL
         item = 0
         if level == 0:  # most items are here, and most tables lie in one piece
@@ -153,8 +167,13 @@ cdef class Scan:
         while True:
             if row_of_items != NULL:
                 bytes = row_of_items + (index - pt_index(self.f, level, first)) * size
-                run = self.engine.empty_run(self.space, bytes, last_index - index + 1)
+                run = last_index - index + 1
+                self.reserve(run)
+                run = self.engine.list_leaves(
+                    self.space, bytes, run, rights, item_first, &self.listing
+                )
                 if index + run > last_index:
+                    self.end_at(last)
                     return 0
                 if run:
                     index += run
@@ -166,24 +185,16 @@ cdef class Scan:
             kind = PT_RESERVED
             if bytes != NULL:
                 item = pt_load(self.f, bytes)
-            if row_of_items != NULL and pt_is_lawful_leaf(self.f, self.space, item):
-                kind, shape = PT_LEAF, 1
-            elif bytes != NULL:
                 kind = pt_kind(self.f, level, item)
                 shape = pt_shape_of(self.f, level, kind, item)
                 if kind != PT_EMPTY and kind != PT_RESERVED:
                     if pt_breaks_rule(self.f, &self.space.rules, level, shape, item):
                         kind = PT_RESERVED
             if kind == PT_LEAF:
-                self.list_leaf(item, level, shape, rights, item_first, item_last)
-                if level == 0 and shape == 1 and index != last_index:
-                    # Most leaves only carry the last row on: take all that do at once.
-                    run = self.carry_on(table, index + 1, last_index)
-                    index += run
-                    item_last += run * (mask + 1)
-                    if item_last > last:  # the last page is asked for in part
-                        item_last = last
-                        self.rows[self.count - 1].last = last
+                self.reserve(1)
+                pt_list_leaf(
+                    self.f, self.space, &self.listing, level, shape, item, rights, item_first, item_last
+                )
             elif kind == PT_TABLE:
                 below = pt_next_level(self.f, level, item)
                 # A table that skips levels reaches only the start of what its item stands for.
@@ -197,7 +208,7 @@ cdef class Scan:
                     )
             elif kind != PT_EMPTY:
                 clear_row(&row, level, item_first, item_last, mask + 1)
-                row.kind = ROW_RESERVED if bytes != NULL else ROW_OUTSIDE
+                row.kind = PT_ROW_RESERVED if bytes != NULL else PT_ROW_OUTSIDE
                 if bytes == NULL:
                     row.pa = table
                 self.add(&row)
@@ -206,110 +217,62 @@ cdef class Scan:
             index += 1
             item_first = item_last + 1
 
-    cdef uint64_t carry_on(self, uint64_t table, uint64_t index, uint64_t last_index) noexcept:
-        """Let the last row take in the items of level 0 that carry it on; return how many did."""
-        cdef Row *row = &self.rows[self.count - 1]
-        cdef uint64_t count = last_index - index + 1
-        cdef const uint8_t *bytes = pt_at_any(
-            self.space.memory, pt_item_at(self.f, table, index), count * pt_entry_bytes(self.f)
-        )
-        if bytes == NULL:
-            return 0
-        count = self.engine.leaf_run(
-            self.space, bytes, count, self.last_attributes, row.pa + (row.last - row.first + 1)
-        )
-        row.last += count * pt_leaf_bytes(self.f, 0)
-        return count
-
-    cdef int list_leaf(
-        self, pt_item item, int level, int shape, unsigned rights, uint64_t first, uint64_t last
-    ) except -1:
-        cdef const pt_layout *layout = pt_layout_of(self.f, level, shape)
-        cdef uint64_t pa = pt_leaf_output(self.f, &self.space.rules, level, shape, item, first)
-        cdef pt_item attributes = pt_lasting(self.f, &self.space.rules, level, shape, item)
-        cdef Row row
-        cdef Row *before = &self.rows[self.count - 1] if self.count else NULL
-        cdef unsigned shaped = rights | <unsigned>shape << 8  # the kind of leaf is a part of what lasts
-        if (
-            before != NULL
-            and before.kind == ROW_LEAF
-            and before.level == level
-            and shaped == self.last_rights
-            and not pt_any(attributes ^ self.last_attributes)
-            and before.last + 1 == first
-            and before.last != PT_ALL_ONES
-            and before.pa + (first - before.first) == pa
-        ):
-            before.last = last  # one more page of the same: most leaves end here
-            return 0
-        if (
-            before != NULL
-            and before.kind == ROW_LEAF
-            and before.level == level
-            and level == 0
-            and shape == 1
-            and shaped == self.last_rights
-            and not pt_any(attributes ^ self.last_attributes)
-        ):
-            row = before[0]  # the same of another page
-            row.first, row.last, row.pa = first, last, pa
-            return self.add(&row)
-        clear_row(&row, level, first, last, 1ULL << pt_entry_size_lg2(self.f, level, shape))
-        row.kind = ROW_LEAF
-        row.pa = pa
-        row.rights = <uint8_t>pt_rights_with(self.f, level, shape, item, rights)
-        row.memory_type = <uint8_t>pt_number(layout.memory_type, item)
-        row.pkey = <uint8_t>pt_number(layout.protection_key, item)
-        row.software = <uint16_t>pt_number(layout.software, item)
-        if pt_is_global(self.f, level, shape, item):
-            row.flags |= FLAG_GLOBAL
-        if pt_any(pt_kept_aside(self.f, &self.space.rules, level, shape, item)):
-            row.flags |= FLAG_ENCRYPTED
-        if pt_lacks_accessed(self.f, level, shape, item):
-            row.flags |= FLAG_UNACCESSED
-        self.last_attributes = attributes
-        self.last_rights = shaped
-        return self.add(&row)
+    cdef void end_at(self, uint64_t last) noexcept:
+        """Cut the last row where the range asked for ends, within its last page."""
+        cdef pt_row *row = &self.listing.rows[self.listing.count - 1]
+        if self.listing.count and row.first <= last < row.last:
+            row.last = last
 
     cdef int list_below(
         self, uint64_t table, int level, unsigned rights, uint64_t first, uint64_t last
     ) except -1:
         cdef uint64_t mask = pt_reach_mask(self.f, level)
         cdef bint whole = (first & mask) == 0 and (last & mask) == mask
-        cdef size_t before = self.count
-        cdef uint64_t last_before = self.rows[before - 1].last if before else 0
-        cdef Row row
+        cdef size_t before = self.listing.count
+        cdef uint64_t last_before = self.listing.rows[before - 1].last if before else 0
+        cdef pt_row row
         if self.expand or not whole:
             return self.list_range(table, level, rights, first, last)
         key = (table, level, rights)
         earlier = self.seen.get(key)
         if earlier is None:
             self.list_range(table, level, rights, first, last)
-            grew = self.count > before or (before and self.rows[before - 1].last != last_before)
+            grew = self.listing.count > before or (
+                before and self.listing.rows[before - 1].last != last_before
+            )
             self.seen[key] = first if grew else PT_ALL_ONES
         elif earlier != PT_ALL_ONES:
             clear_row(&row, level, first, last, mask + 1)
             row.pa = table
             row.repeat_of = earlier
             row.rights = <uint8_t>rights
-            row.kind = ROW_REPEAT
+            row.kind = PT_ROW_REPEAT
             self.add(&row)
         return 0
 
     def array(self):
         """The rows as an array; the listing is over, and its memory is the array's."""
-        cdef Row *kept
+        cdef pt_row *kept
+        cdef size_t size
         self.seen = None
-        if not self.count:
+        if not self.listing.count:
             return np.empty(0, dtype=ROW_DTYPE)
-        kept = <Row *>realloc(self.rows, self.count * sizeof(Row))
-        if kept != NULL:
-            self.rows = kept
-            self.room = self.count
+        size = self.listing.count * sizeof(pt_row)
+        if self.mapped_bytes:
+            size = (size + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1)
+            if size < self.mapped_bytes:
+                munmap(<uint8_t *>self.listing.rows + size, self.mapped_bytes - size)
+                self.mapped_bytes = size
+        else:
+            kept = <pt_row *>realloc(self.listing.rows, size)
+            if kept != NULL:
+                self.listing.rows = kept
+        self.listing.room = self.listing.count
         return np.frombuffer(self, dtype=ROW_DTYPE)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
-        PyBuffer_FillInfo(view, self, self.rows, self.count * sizeof(Row), False, flags)
+        cdef size_t size = self.listing.count * sizeof(pt_row)
+        PyBuffer_FillInfo(view, self, self.listing.rows, size, False, flags)
 
 
 cdef object mappings(

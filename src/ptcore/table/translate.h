@@ -69,9 +69,9 @@ PT_INLINE void pt_many(const pt_format *f, const pt_space *s, const pt_need *nee
         (void)s; \
         return pt_empty_run(FORMAT, bytes, count); \
     } \
-    static size_t pt_leaf_run_##NAME(const pt_space *s, const uint8_t *bytes, size_t count, pt_item lasting, \
-                                     uint64_t oa) { \
-        return pt_leaf_run(FORMAT, s, bytes, count, lasting, oa); \
+    static size_t pt_list_leaves_##NAME(const pt_space *s, const uint8_t *bytes, size_t count, unsigned rights, \
+                                        uint64_t first, pt_listing *listing) { \
+        return pt_list_leaves(FORMAT, s, bytes, count, rights, first, listing); \
     } \
     static size_t pt_lawful_leaf_run_##NAME(const pt_space *s, const uint8_t *bytes, size_t count) { \
         return pt_lawful_leaf_run(FORMAT, s, bytes, count); \
@@ -90,7 +90,7 @@ PT_ENGINE_FUNCTIONS(any, s->format)
 
 #define PT_ENGINE(NAME, KEY) \
     { \
-        KEY, pt_one_##NAME, pt_many_##NAME, pt_empty_run_##NAME, pt_leaf_run_##NAME, pt_lawful_leaf_run_##NAME, \
+        KEY, pt_one_##NAME, pt_many_##NAME, pt_empty_run_##NAME, pt_list_leaves_##NAME, pt_lawful_leaf_run_##NAME, \
             pt_fill_##NAME, pt_clear_##NAME \
     }
 #define PT_FORMAT_ENGINE(NAME) PT_ENGINE(NAME, &PT_FORMAT_##NAME),
