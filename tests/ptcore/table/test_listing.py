@@ -1,4 +1,4 @@
-"""The loop that lists a table of leaves: every page as a walk finds it, merged where it goes on, however many."""
+"""The loop that lists a table of leaves: each page as a walk finds it, merged where it goes on."""
 
 from __future__ import annotations
 
