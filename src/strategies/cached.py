@@ -70,9 +70,6 @@ class Cached:
         counts = self.cache.counts
         return counts.hits / max(counts.hits + counts.misses, 1)
 
-    def _slot_va(self, slot: int) -> int:
-        return self._window.start + slot * self.machine.page_bytes
-
     def acquire(self, request: Request) -> Handle:
         """Take frames, or let the strategy behind do it; small ones become reachable when touched."""
         small = request.pages <= self._largest and request.device is None
@@ -117,39 +114,22 @@ class Cached:
         """
         if first not in self.cache and not self.cache.clean:
             self._make_clean(cpu)
-        had: list[tuple[int, int]] = []
-        new: list[tuple[int, int]] = []
-        for page in range(first, end):
-            if not self.cache.clean and page not in self.cache:
-                break
-            slot = self.cache.lookup(page)
-            (had if slot >= 0 else new).append(
-                (page, slot if slot >= 0 else self.cache.admit(page))
-            )
-        size = self.machine.page_bytes
-        for page, slot, count in _rows(new):
-            length = count * size
-            va = self._slot_va(slot)
-            self.machine.map(va, page * size, length, cpu, page_size=size, memory_type=memory_type)
-        for event, pairs in ((Event.CACHE_HIT, had), (Event.CACHE_MISS, new)):
-            if pairs:
-                self.machine.note(event, cpu, len(pairs))
-        touched = sorted(had + new)
-        for _, slot, count in _rows(touched):
-            self.machine.access(Span.of(self._slot_va(slot), count * size), cpu, kind)
-        return first + len(touched)
+        served = self.cache.serve(first, end)
+        start = self._window.start
+        self.machine.map_rows(start, served.new, cpu, memory_type=memory_type)
+        for event, count in ((Event.CACHE_HIT, served.hits), (Event.CACHE_MISS, served.misses)):
+            if count:
+                self.machine.note(event, cpu, count)
+        self.machine.access_rows(start, served.touched, cpu, kind)
+        return first + served.pages
 
     def _make_clean(self, cpu: int) -> None:
         """Give up pages if too few slots are owed, then let one invalidation clean them all."""
         short = self.cache.evict_batch - self.cache.owed
-        self._clear(sorted(map(tuple, self.cache.evict(max(short, 0)).tolist())), cpu)
+        given_up = sorted(map(tuple, self.cache.evict(max(short, 0)).tolist()))
+        self.machine.unmap_rows(self._window.start, _rows(given_up), cpu)
         self.machine.invalidate(self._window, cpu)
         self.cache.invalidated()
-
-    def _clear(self, pairs: Iterable[tuple[int, int]], cpu: int) -> None:
-        """Clear the entries of slots that pages had."""
-        for _, slot, count in _rows(pairs):
-            self.machine.unmap(self._slot_va(slot), count * self.machine.page_bytes, cpu)
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Clear the slots of its pages; their invalidation is owed until a slot is wanted."""
@@ -158,8 +138,9 @@ class Cached:
         del self._live[handle.number]
         size = self.machine.page_bytes
         if small:
-            pages = range(handle.pa // size, handle.pa // size + handle.pages)
-            self._clear([(p, self.cache.drop(p)) for p in pages if p in self.cache], cpu)
+            first = handle.pa // size
+            gone = self.cache.drop_all(first, first + handle.pages)
+            self.machine.unmap_rows(self._window.start, gone, cpu)
         if inner is not None:
             self.inner.release(inner, cpu)
             return

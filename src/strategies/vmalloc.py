@@ -160,11 +160,12 @@ class Vmalloc:
     def _drain(self, cpu: int, *, full: bool = False, also: Span | None = None) -> None:
         """Invalidate once for all that is lazy (and `also`), and let it be used again."""
         drained = self.areas.begin_drain(full)
-        spans = [also] if also is not None else []
+        whole = also
         if drained.first is not None and drained.last is not None:
-            spans.append(Span(drained.first, drained.last))
-        if spans:
-            whole = Span(min(s.start for s in spans), max(s.last for s in spans))
+            whole = Span(drained.first, drained.last)
+            if also is not None:
+                whole = Span(min(whole.start, also.start), max(whole.last, also.last))
+        if whole is not None:
             self.machine.invalidate(whole, cpu)
             self.machine.note(Event.DRAINED, cpu, drained.areas, first=whole.start, last=whole.last)
         self.areas.finish_drain()

@@ -269,9 +269,13 @@ class VmapAreas:
             taken += self._lazy.detach(node)
         if not taken:
             return Drained(0, 0, None, None)
-        first = min(start for start, _, _ in taken)
-        end = max(start + pages * self._page_bytes for start, pages, _ in taken)
-        return Drained(len(taken), sum(pages for _, pages, _ in taken), first, end - 1)
+        first = end = taken[0][0]
+        total = 0
+        for start, pages, _ in taken:
+            total += pages
+            first = min(first, start)
+            end = max(end, start + pages * self._page_bytes)
+        return Drained(len(taken), total, first, end - 1)
 
     def finish_drain(self) -> None:
         """Put the detached areas into their nodes' pools, or back into the tree."""

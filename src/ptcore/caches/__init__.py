@@ -6,7 +6,7 @@ from ptcore.caches.geometry import Preset, TlbArray, TlbLevel, preset, preset_na
 from ptcore.caches.iommu import Iommu
 from ptcore.caches.mmu import DEVICE, FAULT, WALK, Counts, Mmu, Outcome
 from ptcore.caches.oracle import Oracle, Stale
-from ptcore.caches.table_cache import CacheCounts, PageTableCache
+from ptcore.caches.table_cache import CacheCounts, PageTableCache, Served
 from ptcore.caches.tlb import Hit, Tlb
 from ptcore.caches.walk_cache import WalkCache
 
@@ -23,6 +23,7 @@ __all__ = [
     "Outcome",
     "PageTableCache",
     "Preset",
+    "Served",
     "Stale",
     "Tlb",
     "TlbArray",

@@ -21,6 +21,20 @@ class CacheCounts:
     drops: int
     invalidations: int
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a touch of pages in a row found. Rows are (first page, first slot, how many), in a row in both.
+
+    `pages`: how many were served, fewer than asked where no slot was clean. `touched`: all of these;
+    `new`: those of them that were admitted, whose entries are yet to be written.
+    """
+
+    pages: int
+    touched: list[tuple[int, int, int]]
+    new: list[tuple[int, int, int]]
+    hits: int
+    misses: int
+
 @final
 class PageTableCache:
     """Ready mappings for hot pages that are not in the direct map: page -> slot of a window.
@@ -77,6 +91,18 @@ class PageTableCache:
 
     def drop(self, page: int) -> int:
         """Take the slot of a page that goes away; it is owed now. Returns it. NotMapped if it has none."""
+
+    def serve(self, first: int, end: int) -> Served:
+        """Look up the pages from `first` to before `end`; admit those without a slot, while one is clean.
+
+        As `lookup` and `admit` page by page; it stops before the first page that would need a clean slot.
+        """
+
+    def drop_all(self, first: int, end: int) -> list[tuple[int, int, int]]:
+        """Drop those of the pages from `first` to before `end` that have a slot; return them in rows.
+
+        A row is (first page, first slot, how many), in a row in both.
+        """
 
     def invalidated(self) -> None:
         """Say that no CPU holds a translation of an owed slot any more: they are clean now."""

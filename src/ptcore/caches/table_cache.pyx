@@ -34,6 +34,26 @@ cdef uint64_t as_page(page) except? 0xFFFF_FFFF_FFFF_FFFF:
     return number
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    pages: int
+    touched: list[tuple[int, int, int]]
+    new: list[tuple[int, int, int]]
+    hits: int
+    misses: int
+
+
+cdef int add_to(list rows, uint64_t page, uint32_t slot) except -1:
+    """Add a page and its slot, to the last row if they follow it."""
+    if rows:
+        first, at, count = rows[len(rows) - 1]
+        if page == <uint64_t>first + <uint64_t>count and slot == <uint64_t>at + <uint64_t>count:
+            rows[len(rows) - 1] = (first, at, count + 1)
+            return 0
+    rows.append((page, slot, 1))
+    return 0
+
+
 @cython.final
 cdef class PageTableCache:
     def __cinit__(self, slots, policy="lru", *, evict_batch=None):
@@ -93,6 +113,39 @@ cdef class PageTableCache:
             raise NotMapped(f"page {number:#x} has no slot")
         self.drops += 1
         return tc_retire(&self.c, place)
+
+    def serve(self, first, end):
+        cdef uint64_t page = as_page(first), stop = as_page(end), start = page
+        cdef uint64_t hits = self.hits, misses = self.misses
+        cdef uint32_t place, slot
+        cdef list touched = [], new = []
+        while page < stop:
+            place = tc_lookup(&self.c, page)
+            if place != OM_NONE:
+                self.hits += 1
+                slot = self.c.slot[place]
+            elif self.c.cleans:
+                self.misses += 1
+                self.admissions += 1
+                slot = tc_admit(&self.c, page)
+                add_to(new, page, slot)
+            else:
+                break
+            add_to(touched, page, slot)
+            page += 1
+        return Served(page - start, touched, new, self.hits - hits, self.misses - misses)
+
+    def drop_all(self, first, end):
+        cdef uint64_t page = as_page(first), stop = as_page(end)
+        cdef uint32_t place
+        cdef list gone = []
+        while page < stop:
+            place = om_find(&self.c.map, page, 0)
+            if place != OM_NONE:
+                self.drops += 1
+                add_to(gone, page, tc_retire(&self.c, place))
+            page += 1
+        return gone
 
     def invalidated(self):
         if self.c.oweds:

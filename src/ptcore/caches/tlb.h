@@ -62,7 +62,7 @@ typedef struct {
     uint8_t turns[64], turn[64]; /* by page_lg2: how many arrays share the pages of that size, and which this is */
     uint8_t *stale; /* of the TLB: set when `seen` changes */
     uint64_t seen; /* bit n: since it was empty, the array took a page of the size n (as page_lg2) */
-    uint32_t used; /* slots that hold an entry: an invalidation looks into no array without any */
+    uint32_t *used; /* of the TLB: how many slots hold an entry */
 } tlb_array;
 
 typedef struct {
@@ -81,6 +81,7 @@ typedef struct {
     tlb_array *array;
     uint64_t *pages, *state;
     tlb_entry *entries;
+    uint32_t *used;
     uint64_t mask, ordered; /* of the sets; of the bits of an order */
     uint32_t ways;
     uint8_t lg2, fold, level; /* fold: the set is of page ^ page >> fold, or of the page alone */
@@ -93,6 +94,7 @@ typedef struct {
 } tlb_plan;
 
 typedef struct {
+    uint32_t used[TLB_MAX_ARRAYS]; /* by array, side by side: an invalidation looks into none that is empty */
     tlb_array array[TLB_MAX_ARRAYS];
     tlb_level level[TLB_MAX_LEVELS];
     tlb_plan plan[3];      /* by side: load, store, fetch */
@@ -227,7 +229,7 @@ static inline __attribute__((unused)) void tlb_clear(tlb_array *a) {
     for (uint32_t n = 0; tlb_ordered(a) && n < a->sets; n++)
         a->state[n] = TLB_IN_ORDER;
     a->seen = 0;
-    a->used = 0;
+    *a->used = 0;
 }
 
 /* -- lookup ----------------------------------------------------------------------------------------------- */
@@ -269,7 +271,7 @@ static void tlb_plan_side(tlb *t, tlb_plan *plan, unsigned side) {
         for (unsigned s = 0; (a->sides & side) && s < a->sizes; s++)
             if (a->seen >> a->page_lg2[s] & 1)
                 plan->probe[plan->count++] =
-                    (tlb_probe){a, a->pages, a->state, a->entries, a->sets - 1,
+                    (tlb_probe){a, a->pages, a->state, a->entries, a->used, a->sets - 1,
                                 a->ways < TLB_WORD_SLOTS ? ((uint64_t)1 << 4 * a->ways) - 1 : UINT64_MAX, a->ways,
                                 a->page_lg2[s], a->index_xor ? a->index_xor : TLB_NO_FOLD, a->level, 0};
     }
@@ -316,7 +318,7 @@ PT_INLINE tlb_entry *tlb_probe_place(const tlb_probe *p, uint32_t ways, size_t s
     } else {
         row += tlb_row_turned(p->array->rows + row, ways);
     }
-    p->array->used += p->pages[row] == TLB_NO_PAGE;
+    *p->used += p->pages[row] == TLB_NO_PAGE;
     p->pages[row] = page;
     p->entries[row] = *entry;
     return p->entries + row;
@@ -362,7 +364,7 @@ PT_INLINE void tlb_store(tlb_array *a, size_t at, uint64_t page, const tlb_entry
         a->seen |= (uint64_t)1 << lg2;
         *a->stale = 1;
     }
-    a->used += a->pages[at] == TLB_NO_PAGE;
+    *a->used += a->pages[at] == TLB_NO_PAGE;
     a->pages[at] = page;
     a->entries[at] = *entry;
 }
@@ -472,7 +474,7 @@ static inline __attribute__((unused)) void tlb_fill(tlb *t, const tlb_entry *ent
 
 PT_INLINE void tlb_drop(tlb_array *a, uint32_t set, uint32_t slot) {
     size_t at = (size_t)set * a->ways + slot;
-    a->used--;
+    --*a->used;
     a->pages[at] = TLB_NO_PAGE;
     a->entries[at] = (tlb_entry){0, 0};
     tlb_removed(a, set, slot);
@@ -524,18 +526,18 @@ static inline __attribute__((unused)) uint64_t tlb_invalidate(tlb *t, uint64_t f
     t->recent = NULL;
     for (uint32_t n = 0; n < t->arrays; n++) {
         tlb_array *a = &t->array[n];
-        for (unsigned s = 0; a->used != 0 && s < a->sizes; s++) {
+        for (unsigned s = 0; t->used[n] != 0 && s < a->sizes; s++) {
             uint64_t page = first >> a->page_lg2[s], end = last >> a->page_lg2[s];
             if (!(a->seen >> a->page_lg2[s] & 1))
                 continue;
             if (end - page >= a->sets) { /* every set may hold some of it: sweep all, once */
-                for (uint32_t set = 0; a->used != 0 && set < a->sets; set++)
+                for (uint32_t set = 0; t->used[n] != 0 && set < a->sets; set++)
                     dropped += tlb_sweep_set(a, set, first, last, c);
                 break;
             }
             for (;; page++) {
                 dropped += tlb_sweep_page(a, page, first, last, c);
-                if (page == end || a->used == 0)
+                if (page == end || t->used[n] == 0)
                     break;
             }
         }
@@ -551,7 +553,7 @@ static inline __attribute__((unused)) uint64_t tlb_invalidate_all(tlb *t, const 
         tlb_array *a = &t->array[n];
         if ((level != TLB_MAX_LEVELS && a->level != level) || a->seen == 0)
             continue;
-        for (uint32_t set = 0; a->used != 0 && set < a->sets; set++)
+        for (uint32_t set = 0; t->used[n] != 0 && set < a->sets; set++)
             dropped += tlb_sweep_set(a, set, 0, UINT64_MAX, c);
         if (c->mask == 0 && c->globals && c->tagged) {
             a->seen = 0;
@@ -565,7 +567,7 @@ static inline __attribute__((unused)) uint64_t tlb_invalidate_all(tlb *t, const 
 static inline __attribute__((unused)) int tlb_holds(const tlb *t, uint64_t first, uint64_t last) {
     for (uint32_t n = 0; n < t->arrays; n++) {
         const tlb_array *a = &t->array[n];
-        for (unsigned s = 0; a->used != 0 && s < a->sizes; s++) {
+        for (unsigned s = 0; t->used[n] != 0 && s < a->sizes; s++) {
             uint64_t page = first >> a->page_lg2[s], end = last >> a->page_lg2[s];
             if (!(a->seen >> a->page_lg2[s] & 1))
                 continue;

@@ -32,6 +32,7 @@ cdef extern from "tlb.h" nogil:
         uint8_t turns[64]
         uint8_t turn[64]
         uint8_t *stale
+        uint32_t *used
         uint64_t seen
 
     ctypedef struct tlb_level:
@@ -39,6 +40,7 @@ cdef extern from "tlb.h" nogil:
         uint8_t live
 
     ctypedef struct tlb:
+        uint32_t used[16]
         tlb_array array[16]
         tlb_level level[4]
         uint32_t arrays

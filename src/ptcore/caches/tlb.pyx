@@ -169,6 +169,7 @@ cdef class Tlb:
                 self.c.plain = False
             for declared in level.arrays:
                 array = &self.c.array[n]
+                array.used = &self.c.used[n]
                 n += 1
                 array.level = number
                 array.ways = declared.ways

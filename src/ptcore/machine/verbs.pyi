@@ -192,3 +192,24 @@ class Verbs:
         self, va: int, pages: int, cpu: int, *, cpus: Iterable[int] | None = None
     ) -> None:
         """Unmap and invalidate each of `pages` pages from `va` on, one after the other."""
+
+    def map_rows(
+        self,
+        start: int,
+        rows: Iterable[tuple[int, int, int]],
+        cpu: int,
+        *,
+        memory_type: str | None = None,
+    ) -> None:
+        """Map frames in the slots of a window that begins at `start`, a row after the other, as `map` does.
+
+        A row is (number of the first frame, first slot, how many); a slot is one page.
+        """
+
+    def access_rows(
+        self, start: int, rows: Iterable[tuple[int, int, int]], cpu: int, kind: str = "r"
+    ) -> None:
+        """Touch the pages of the slots, a row after the other, as `access` does."""
+
+    def unmap_rows(self, start: int, rows: Iterable[tuple[int, int, int]], cpu: int) -> None:
+        """Unmap the slots, a row after the other, as `unmap` does."""

@@ -457,6 +457,36 @@ cdef class Verbs:
             at += <uint64_t>step
             frame += page
 
+    # -- rows of a window --------------------------------------------------------------------
+
+    def map_rows(self, start, rows, cpu, *, memory_type=None):
+        cdef uint64_t page = self.page_bytes, base = start
+        cdef object mapping = self.map
+        for frame, slot, count in rows:
+            va, pa, size = base + <uint64_t>slot * page, <uint64_t>frame * page, <uint64_t>count * page
+            mapping(va, pa, size, cpu, page_size=page, memory_type=memory_type)
+
+    def access_rows(self, start, rows, cpu, kind="r"):
+        cdef uint64_t page = self.page_bytes, base = start, va
+        cdef unsigned need
+        cdef bint replaced = getattr(self.access, "__func__", None) is not OWN_ACCESS
+        self.check(cpu)
+        if kind not in KINDS:
+            raise AddressError(f"an access is 'r', 'w' or 'x', not {kind!r}")
+        need = need_of(kind, False)
+        for _, slot, count in rows:
+            va = base + <uint64_t>slot * page
+            if replaced:
+                self.access(Span.of(va, count * page), cpu, kind)
+            else:
+                self.touch_run(va, va + <uint64_t>count * page - 1, cpu, need)
+
+    def unmap_rows(self, start, rows, cpu):
+        cdef uint64_t page = self.page_bytes, base = start
+        cdef object unmapping = self.unmap
+        for _, slot, count in rows:
+            unmapping(base + <uint64_t>slot * page, <uint64_t>count * page, cpu)
+
     cdef int unmap_page(self, uint64_t at, int64_t cpu, CpuSet holders, CpuSet named, cpus) except -1:
         """Unmap a page and invalidate it where it may be held: it is stale for no longer than this takes."""
         cdef uint64_t pa, page = self.page_bytes

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import settings
@@ -211,3 +213,55 @@ def test_a_page_that_is_no_64_bit_number_is_refused() -> None:
         with pytest.raises(OutOfRange):
             cache.lookup(page)
     assert cache.counts.misses == 0
+
+
+def one_by_one(cache: PageTableCache, first: int, end: int) -> tuple[list, list]:
+    """The (page, slot) that are touched, and those of them that are new."""
+    touched, new = [], []
+    for page in range(first, end):
+        if page not in cache and not cache.clean:
+            break
+        slot = cache.lookup(page)
+        if slot < 0:
+            slot = cache.admit(page)
+            new.append((page, slot))
+        touched.append((page, slot))
+    return touched, new
+
+
+def pairs(rows: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    for (page, slot, count), (later, other, _) in pairwise(rows):
+        assert (page + count, slot + count) != (later, other)  # else it were one row
+    return [(page + n, slot + n) for page, slot, count in rows for n in range(count)]
+
+
+@pytest.mark.parametrize("policy", ["lru", "clock"])
+def test_pages_in_a_row_are_served_and_dropped_as_one_by_one(policy: str) -> None:
+    SEEN.clear()
+    rng = Random(5)
+    rows, single = PageTableCache(24, policy), PageTableCache(24, policy)
+    for _ in range(2000):
+        first = rng.randrange(60)
+        end = first + rng.randrange(9)
+        if rng.random() < 0.7:
+            served = rows.serve(first, end)
+            touched, new = one_by_one(single, first, end)
+            assert (pairs(served.touched), pairs(served.new)) == (touched, new)
+            assert (served.pages, served.misses) == (len(touched), len(new))
+            assert served.hits == len(touched) - len(new)
+            SEEN["short" if served.pages < end - first else "whole"] += 1
+            SEEN["joined" if len(served.touched) < served.pages else "apart"] += 1
+        else:
+            gone = [(page, single.drop(page)) for page in range(first, end) if page in single]
+            assert pairs(rows.drop_all(first, end)) == gone
+            SEEN["dropped" if gone else "nothing"] += 1
+        if not single.clean and rng.random() < 0.5:
+            assert rows.evict(6).tolist() == single.evict(6).tolist()
+            rows.invalidated()
+            single.invalidated()
+        assert rows.counts == single.counts
+    assert min(SEEN[found] for found in ("short", "whole", "joined", "apart", "dropped")) > 50
+    with pytest.raises(OutOfRange):
+        rows.serve(-1, 4)
+    with pytest.raises(OutOfRange):
+        rows.drop_all(0, 1 << 64)

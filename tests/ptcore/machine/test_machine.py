@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ptcore.errors import InvalidationOwed, NoFrame, NotAllocated, OutOfRange, TraceError
+from ptcore.errors import (
+    AddressError,
+    InvalidationOwed,
+    NoFrame,
+    NotAllocated,
+    OutOfRange,
+    TraceError,
+)
 from ptcore.machine import Event, Ledger, Machine, Request
 from ptcore.machine.cost import Constant, price
 from ptcore.machine.exposure import summary, windows
@@ -71,6 +78,51 @@ def test_a_stale_translation_is_reachable_until_it_is_invalidated_on_every_cpu()
     (window,) = windows(platform.ledger, 2)
     assert (window["start_ns"], window["end_ns"], window["pages"]) == (1000, 7000, 3)
     assert (window["held_on"], window["closed"], window["reused"]) == (2, True, False)
+
+
+def test_frames_ask_again_after_a_stale_span_that_was_given_up_is_mapped_anew() -> None:
+    platform = machine()
+    pa = platform.allocate_frames(3, 0)
+    platform.map(VA, pa, 3 * PAGE, 0, page_size=PAGE, cpus=[0])
+    platform.access(Span.of(VA, 3 * PAGE), 0)
+    platform.unmap(VA, 3 * PAGE, 0, cpus=[0])
+    platform.mmu(0).invalidate_all()  # its TLB has lost them, but nobody was told
+    held = []
+    for anew in (False, False, True, True):
+        if anew:  # by a CPU that never had it, and then touched by the other, against the contract
+            platform.map(VA, pa, 3 * PAGE, 1, page_size=PAGE, cpus=[1])
+            platform.access(Span.of(VA, 3 * PAGE), 0)
+            platform.unmap(VA, 3 * PAGE, 1, cpus=[1])
+            platform.invalidate(Span.of(VA, 3 * PAGE), 1, cpus=[1])
+        platform.free_frames(pa, 3, 0)
+        assert platform.allocate_frames(3, 0) == pa
+        held.append(platform.ledger.totals().get(Event.STALE_HELD, (0, 0)))
+    assert held == [(0, 0), (0, 0), (1, 1), (2, 2)]
+    platform.invalidate(None, 0)
+    assert platform.stale() == ()
+
+
+def test_rows_of_a_window_are_mapped_touched_and_unmapped_as_one_by_one() -> None:
+    rows = [(40, 3, 2), (90, 0, 1), (50, 7, 4)]
+    platform, single = machine(), machine()
+    for each in (platform, single):
+        each.map(VA, PAGE, 16 * PAGE, 0, page_size=PAGE)
+        each.unmap(VA, 16 * PAGE, 0)
+        each.invalidate(None, 0)
+    platform.map_rows(VA, rows, 1)
+    platform.access_rows(VA, rows, 1, "w")
+    platform.unmap_rows(VA, rows, 1)
+    for frame, slot, count in rows:
+        single.map(VA + slot * PAGE, frame * PAGE, count * PAGE, 1, page_size=PAGE)
+    for _, slot, count in rows:
+        single.access(Span.of(VA + slot * PAGE, count * PAGE), 1, "w")
+    for _, slot, count in rows:
+        single.unmap(VA + slot * PAGE, count * PAGE, 1)
+    assert platform.ledger.rows().tolist() == single.ledger.rows().tolist()
+    assert platform.ledger.totals()[Event.MAPPED] == (4, 16 + 7)
+    assert platform.stale() == single.stale()
+    with pytest.raises(AddressError, match="an access is"):
+        platform.access_rows(VA, rows, 1, "rw")
 
 
 def test_frames_handed_out_again_inside_a_window_are_seen() -> None:
