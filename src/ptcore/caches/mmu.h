@@ -58,6 +58,12 @@ typedef struct mmu {
     mmu_context next;
 } mmu;
 
+/* Whether it has nothing that an invalidation of addresses could drop. */
+PT_INLINE int mmu_is_bare(const mmu *m) {
+    return tlb_is_empty(m->tlb) && (m->walk_cache == NULL || wc_is_empty(m->walk_cache)) &&
+           (m->guest_cache == NULL || wc_is_empty(m->guest_cache));
+}
+
 /* -- what a walk costs ------------------------------------------------------------------------------------ */
 
 /* A read of an item, through the data cache if there is one. Returns its cycles. */

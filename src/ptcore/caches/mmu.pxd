@@ -68,6 +68,7 @@ cdef extern from "mmu.h" nogil:
         uint8_t process_items
         mmu_context next
 
+    bint mmu_is_bare(const mmu *m)
     void mmu_choose_walks(mmu_context *c)
     uint64_t mmu_reference(mmu *m, uint64_t at)
     void mmu_ask_many(

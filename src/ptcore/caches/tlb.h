@@ -519,6 +519,14 @@ PT_INLINE uint64_t tlb_sweep_page(tlb_array *a, uint64_t page, uint64_t first, u
     return dropped;
 }
 
+/* Whether it holds nothing at all: there is then nothing recent, either. */
+PT_INLINE int tlb_is_empty(const tlb *t) {
+    uint32_t held = 0;
+    for (uint32_t n = 0; n < TLB_MAX_ARRAYS; n++)
+        held |= t->used[n];
+    return held == 0;
+}
+
 /* Drops the chosen entries that meet [first, last]. Returns how many. */
 static inline __attribute__((unused)) uint64_t tlb_invalidate(tlb *t, uint64_t first, uint64_t last,
                                                               const tlb_chosen *c) {
@@ -563,6 +571,21 @@ static inline __attribute__((unused)) uint64_t tlb_invalidate_all(tlb *t, const 
     return dropped;
 }
 
+/* Whether an entry of the page meets [first, last]. */
+PT_INLINE int tlb_has_page(const tlb_array *a, uint64_t page, uint64_t first, uint64_t last) {
+    size_t row = (size_t)tlb_set_number(a, page) * a->ways;
+    for (uint32_t start = 0; start < a->ways; start += 16) {
+        uint32_t left = a->ways - start < 16 ? a->ways - start : 16;
+        uint32_t alike = tlb_alike(a->pages + row + start, left, page);
+        for (; PT_UNLIKELY(alike != 0); alike &= alike - 1) {
+            size_t at = row + start + (uint32_t)__builtin_ctz(alike);
+            if (a->pages[at] == page && tlb_meets(page, a->entries[at].tag, first, last))
+                return 1;
+        }
+    }
+    return 0;
+}
+
 /* Whether any entry meets [first, last]. */
 static inline __attribute__((unused)) int tlb_holds(const tlb *t, uint64_t first, uint64_t last) {
     for (uint32_t n = 0; n < t->arrays; n++) {
@@ -571,12 +594,17 @@ static inline __attribute__((unused)) int tlb_holds(const tlb *t, uint64_t first
             uint64_t page = first >> a->page_lg2[s], end = last >> a->page_lg2[s];
             if (!(a->seen >> a->page_lg2[s] & 1))
                 continue;
-            uint64_t sets = end - page < a->sets ? end - page + 1 : a->sets;
-            for (uint64_t k = 0; k < sets; k++) {
-                size_t set = (sets == a->sets ? k : tlb_set_number(a, page + k)) * (size_t)a->ways;
-                for (uint32_t slot = 0; slot < a->ways; slot++)
-                    if (tlb_meets(a->pages[set + slot], a->entries[set + slot].tag, first, last))
+            if (end - page >= a->sets) { /* every set may hold some of it */
+                for (size_t slot = 0; slot < (size_t)a->sets * a->ways; slot++)
+                    if (tlb_meets(a->pages[slot], a->entries[slot].tag, first, last))
                         return 1;
+                break;
+            }
+            for (;; page++) {
+                if (tlb_has_page(a, page, first, last))
+                    return 1;
+                if (page == end)
+                    break;
             }
         }
     }

@@ -54,6 +54,13 @@ PT_INLINE void wc_add(walk_cache *w, int level, uint64_t va, uint64_t space, con
     w->found[level][n] = (wc_found){below->table, (uint8_t)below->rights, (uint8_t)below->level};
 }
 
+PT_INLINE int wc_is_empty(const walk_cache *w) {
+    uint32_t held = 0;
+    for (int level = 1; level < PT_MAX_LEVELS; level++)
+        held |= w->map[level].count;
+    return held == 0;
+}
+
 /* Drops the items over [first, last] whose tag is `value` as far as `mask` says. Returns how many. */
 static inline __attribute__((unused)) uint64_t wc_invalidate(walk_cache *w, uint64_t first, uint64_t last,
                                                              uint64_t mask, uint64_t value) {

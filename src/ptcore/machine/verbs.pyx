@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from heapq import heappop, heappush
 
-from ptcore.caches.mmu cimport Mmu, need_of
+from ptcore.caches.mmu cimport Mmu, mmu_is_bare, need_of
 from ptcore.caches.tlb cimport Tlb, tlb_holds
 from ptcore.machine.ledger cimport Ledger
 from ptcore.machine.stale cimport CpuSet, StaleSpans
@@ -353,9 +353,12 @@ cdef class Verbs:
 
     cdef int invalidate_run(self, uint64_t first, uint64_t last, int64_t pages, int64_t cpu, CpuSet targets) except -1:
         cdef uint32_t n
+        cdef Mmu mmu
         for n in range(targets.count):
             if pages:
-                (<Mmu>self.mmus[targets.numbers[n]]).drop(first, last)
+                mmu = self.mmus[targets.numbers[n]]
+                if not mmu_is_bare(&mmu.c):
+                    mmu.drop(first, last)
             else:
                 self.mmus[targets.numbers[n]].invalidate_all()
         self.row(INVALIDATED, cpu, pages, first, last, 0, targets)
