@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 import click
@@ -282,34 +283,37 @@ def _walk_as_json(walk: Walk | NestedWalk, fault: Fault | None) -> dict[str, Any
 # -- maps ----------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=4096)
+def leaf_notes(types: tuple[str, ...], wx: bool, flags: int, memory_type: int, pkey: int) -> str:
+    """Return what is worth saying of pages besides their figures; most rows of a listing say the same."""
+    said = []
+    if wx:
+        said.append("W+X")
+    if flags & Flag.ENCRYPTED:
+        said.append("encrypted")
+    if flags & Flag.GLOBAL:
+        said.append("global")
+    if flags & Flag.UNACCESSED:
+        said.append("unaccessed")
+    if memory_type:
+        said.append(types[memory_type] if memory_type < len(types) else f"type {memory_type}")
+    if pkey:
+        said.append(f"key {pkey}")
+    return " ".join(said)
+
+
 def notes_of(fmt: Format, row: dict[str, Any]) -> str:
     """Return what is worth saying of a row besides its figures."""
-    kind = RowKind(row["kind"])
-    if kind is RowKind.REPEAT:
+    if row["kind"] == RowKind.REPEAT:
         return f"repeats {row['repeat_of']:#x} every {size_text(row['page_sizes'])}"
-    if kind is not RowKind.LEAF:
-        return f"{kind.name} items"
-    said = []
-    if row["wx"]:
-        said.append("W+X")
-    if row["flags"] & Flag.ENCRYPTED:
-        said.append("encrypted")
-    if row["flags"] & Flag.GLOBAL:
-        said.append("global")
-    if row["flags"] & Flag.UNACCESSED:
-        said.append("unaccessed")
-    if row["memory_type"]:
-        names = fmt.memory_types
-        number = row["memory_type"]
-        said.append(names[number] if number < len(names) else f"type {number}")
-    if row["pkey"]:
-        said.append(f"key {row['pkey']}")
-    return " ".join(said)
+    if row["kind"] != RowKind.LEAF:
+        return f"{RowKind(row['kind']).name} items"
+    return leaf_notes(fmt.memory_types, row["wx"], row["flags"], row["memory_type"], row["pkey"])
 
 
 def range_lines(fmt: Format, rows: Any, indent: bool, top: int) -> Iterator[Sequence[str]]:
     """Yield the cells of `ptcore maps` for rows of RANGE_DTYPE."""
-    wx = may(fmt, rows, "wx", False) | may(fmt, rows, "wx", True)
+    wx = (may(fmt, rows, "wx", False) | may(fmt, rows, "wx", True)).tolist()
     names = rows.dtype.names
     for n, values in enumerate(rows.tolist()):
         row = dict(zip(names, values, strict=True))

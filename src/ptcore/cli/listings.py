@@ -11,6 +11,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def hexadecimal(number: int) -> str:
     return "-" if number == ALL_ONES else f"{number:#x}"
 
 
+@lru_cache(maxsize=4096)
 def size_text(size: int) -> str:
     """Return a size as people read it, exact where that is short."""
     exact = format_size(size)
@@ -49,6 +51,7 @@ def size_text(size: int) -> str:
     return f"{size / (1 << 10 * shift):.4g}{SIZE_SUFFIXES[shift - 1] if shift else ''}"
 
 
+@lru_cache(maxsize=4096)
 def sizes_text(sizes: int) -> str:
     """Return or-ed page sizes, smallest first: '4K+2M'."""
     return "+".join(format_size(1 << n) for n in range(sizes.bit_length()) if sizes >> n & 1)

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint64_t
 
 from ptcore.table.abi cimport pt_format, pt_item, pt_need, pt_space
-from ptcore.table.listing cimport pt_listing
+from ptcore.table.listed_rows cimport pt_listing
 
 
 cdef extern from "engine.h" nogil:

@@ -3,7 +3,7 @@ from libc.stdint cimport uint64_t
 from ptcore.memory.physical cimport PhysicalMemory
 from ptcore.table.abi cimport pt_format, pt_space
 from ptcore.table.engine cimport pt_engine
-from ptcore.table.listing cimport pt_listing, pt_row
+from ptcore.table.listed_rows cimport pt_listing, pt_row
 
 
 cdef class Scan:

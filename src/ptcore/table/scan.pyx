@@ -39,7 +39,7 @@ from ptcore.table.abi cimport (
     pt_space,
 )
 from ptcore.table.engine cimport pt_engine
-from ptcore.table.listing cimport (
+from ptcore.table.listed_rows cimport (
     PT_ROW_OUTSIDE,
     PT_ROW_REPEAT,
     PT_ROW_RESERVED,
