@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from dataclasses import asdict
 
 import click
@@ -10,6 +9,7 @@ import click
 from ptcore import formats
 from ptcore.cli import show
 from ptcore.cli.ends import says_errors
+from ptcore.cli.image_options import parameters_of
 from ptcore.formats import explain
 from ptcore.formats.schema import Format
 from ptcore.units import format_size
@@ -17,16 +17,7 @@ from ptcore.units import format_size
 
 def _made(name: str, parameters: tuple[str, ...]) -> Format:
     """Return the format `name` with parameters given as 'key=value'."""
-    given: dict[str, object] = {}
-    for text in parameters:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{text!r} is not KEY=VALUE")
-        try:
-            given[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            given[key] = value
-    return formats.get(name, **given)
+    return formats.get(name, **parameters_of(parameters))
 
 
 def _number(text: str) -> int:
