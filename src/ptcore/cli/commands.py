@@ -11,7 +11,9 @@ from ptcore.cli.ends import says_errors
 from ptcore.cli.format_commands import decode_command, formats_command
 from ptcore.cli.gdb_commands import gdb_command
 from ptcore.cli.group import ptcore
+from ptcore.cli.image_options import NUMBER
 from ptcore.cli.interop_commands import volatility_command
+from ptcore.cli.progress import progress_bar
 from ptcore.cli.tlb_commands import convert_command, presets_command, tlb_command
 from ptcore.cli.validate_commands import validate
 from ptcore.machine import Ledger
@@ -31,12 +33,17 @@ ptcore.add_command(volatility_command)
 
 @ptcore.command()
 @click.argument("ledger", type=click.Path(exists=True))
-@click.option("--pa", help="A physical address of the page; default: one that was exposed longest.")
+@click.option(
+    "--pa",
+    type=NUMBER,
+    help="A physical address of the page; default: one that was exposed longest.",
+)
 @says_errors
-def explain(ledger: str, pa: str | None) -> None:
+def explain(ledger: str, pa: int | None) -> None:
     """Tell one page's life in words, from a LEDGER (file or folder) that compare --ledgers saved."""
-    for line in story(Ledger.load(ledger), None if pa is None else int(pa, 0)):
-        click.echo(line)
+    with progress_bar("explaining") as move:
+        lines = story(Ledger.load(ledger), pa, progress=move)
+    click.echo("\n".join(lines))
 
 
 @ptcore.command()

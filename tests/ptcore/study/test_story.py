@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from ptcore import strategies
 from ptcore.cli.commands import ptcore
-from ptcore.errors import FormatError, TraceError
-from ptcore.machine import Ledger, Machine, Request
+from ptcore.errors import FormatError, OutOfRange, TraceError
+from ptcore.machine import Event, Ledger, Machine, Request
 from ptcore.machine.cost import DEFAULT_CONSTANTS, read_constants
-from ptcore.study.story import story
+from ptcore.study.story import _cpus, _Row, _Steps, _Teller, story
 from ptcore.units import Span
+from ptcore.workloads.replay import replay
+from ptcore.workloads.scenarios import scenario
 
 PAGE = 4096
 
@@ -95,6 +98,71 @@ def test_the_default_page_is_the_one_exposed_longest_or_the_first() -> None:
         story(Ledger())
     with pytest.raises(TraceError, match="says nothing"):
         story(machine.ledger, 0x3000_0000)
+    for pa in (-1, 1 << 64):
+        with pytest.raises(OutOfRange, match="64 bits"):
+            story(machine.ledger, pa)
+
+
+class InChunks:
+    """A ledger that is read a few rows at a time."""
+
+    def __init__(self, ledger: Ledger, most: int) -> None:
+        self.ledger, self.most = ledger, most
+
+    def chunks(self, first_row: int = 0, *, events: Any = None) -> Any:
+        return self.ledger.chunks(first_row, events=events, most=self.most)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.ledger, name)
+
+    def __len__(self) -> int:
+        return len(self.ledger)
+
+
+@pytest.mark.parametrize("name", strategies.names())
+def test_what_is_read_in_chunks_is_what_every_row_says_one_by_one(name: str) -> None:
+    machine = Machine(4, ram="4G")
+    workload = scenario("page_cache", 60, 4)
+    replay(workload, strategies.get(name).make(machine), machine, None)
+    ledger = machine.ledger
+    taken = ledger.rows(events=(Event.FRAMES_ALLOCATED, Event.POOL_TAKEN))
+    pages = [
+        int(taken["pa"][len(taken) // 2]),
+        int(taken["pa"][-1]) + PAGE * int(taken["count"][-1] - 1),
+    ]
+    cpus = _cpus(ledger, _Steps(ledger, False, None))[1]
+    for pa in pages:
+        teller = _Teller(ledger, pa, ledger.totals()[Event.MAPPED][0] > 0, cpus)
+        for row in ledger.rows().tolist():
+            teller.tell(_Row(*row))
+        expected = teller.lines()
+        assert len(expected) > 2
+        for most in (7, 1000, 1 << 16):
+            assert story(InChunks(ledger, most), pa)[1:] == expected
+
+
+def test_progress_goes_up_to_the_end() -> None:
+    machine, _ = lived("iommu_deferred")
+    told: list[tuple[str, int, int]] = []
+    story(machine.ledger, progress=lambda *one: told.append(one))
+    assert [what for what, _, _ in told] == ["CPUs", "exposed pages", "the page"]
+    done = [rows for _, rows, _ in told]
+    assert done == sorted(done)
+    assert done[-1] == told[-1][2] == told[0][2]
+
+
+def test_leaves_that_are_split_and_collapsed_are_told_where_the_page_is_in_them() -> None:
+    ledger = Ledger()
+    ledger.append(Event.FRAMES_ALLOCATED, 0, 0, 1, pa=0x5000)
+    ledger.append(Event.MAPPED, 1, 0, 1, first=0x20_0000, last=0x20_0FFF, pa=0x5000)
+    for at, event in ((2, Event.COLLAPSED), (3, Event.SPLIT)):
+        ledger.append(event, at, 1, first=0x40_0000, last=0x5F_FFFF)
+        ledger.append(event, at, 1, first=0x20_0000, last=0x3F_FFFF)
+    lines = story(ledger, 0x5000)
+    assert [" ".join(line.split()[2:6]) for line in lines[3:]] == [
+        "CPU 1 makes one",
+        "CPU 1 splits the",
+    ]
 
 
 def test_compare_saves_ledgers_and_explain_tells_them(tmp_path: Path) -> None:
@@ -104,6 +172,10 @@ def test_compare_saves_ledgers_and_explain_tells_them(tmp_path: Path) -> None:
     told = run.invoke(ptcore, ["explain", str(tmp_path / "new/vmalloc_lazy.npz")])
     assert told.exit_code == 0, told.output
     assert "gives its frame back" in told.output
+    page = told.output.split()[3].rstrip(":")
+    again = run.invoke(ptcore, ["explain", str(tmp_path / "new/vmalloc_lazy.npz"), "--pa", page])
+    assert again.output == told.output
+    assert run.invoke(ptcore, ["explain", str(tmp_path / "new"), "--pa", "no"]).exit_code == 2
     (tmp_path / "no.npz").write_text("no ledger")
     assert run.invoke(ptcore, ["explain", str(tmp_path / "no.npz")]).exit_code == 2
 
