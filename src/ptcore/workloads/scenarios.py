@@ -15,14 +15,17 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from ptcore.errors import OutOfRange, TraceError
-from ptcore.workloads.steps import MEMORY_TYPES, MODES, SENSITIVE, STEP_DTYPE, StepKind, Workload
+from ptcore.workloads.planning import Draws, steps_of_lives
+from ptcore.workloads.steps import STEP_DTYPE, Workload
 
 DEFAULT_SIZE = 1000
 DEFAULT_CPUS = 8
+MOST_CPUS = np.iinfo(STEP_DTYPE["cpu"]).max + 1
 STACK_PAGES = 4  # Linux arch/x86/include/asm/page_64_types.h: THREAD_SIZE, 16 KiB
 CACHED_STACKS = 2  # Linux kernel/fork.c: NR_CACHED_STACKS per CPU, which vmalloc does not see
 SECTION_PAGES = 32768  # Linux arch/x86/include/asm/sparsemem.h: SECTION_SIZE_BITS 27, 128 MiB
@@ -38,8 +41,7 @@ PAGE_BITS = 4096 * 8
 SPREAD = 64  # accesses by which large memory is sampled: one in so many parts of it
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """An access to be: ns after the memory came, `pages` from the one numbered `first` on, r or w.
 
     `cpu`: None for the one that acquired the memory, -1 for any, else that one.
@@ -52,8 +54,7 @@ class Use:
     cpu: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Life:
+class Life(NamedTuple):
     """An allocation to be: ns after the one before, ns that it lives, pages, and how it is used.
 
     `device`: a device reaches it too; `memory` its memory type; `align` in bytes. `cpu` acquires it and
@@ -80,8 +81,7 @@ class Dials:
     cpus: int
 
 
-Random = np.random.Generator
-Generator = Callable[[Random, Dials], Iterator[Life]]
+Generator = Callable[[Draws, Dials], Iterator[Life]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +104,19 @@ def _sampled(pages: int, mode: str, after_ns: int = 0) -> tuple[Use, ...]:
 
 
 def _now_and_then(
-    rng: Random, lives_ns: int, pages: int, times: int, mode: str = "r"
+    rng: Draws, lives_ns: int, pages: int, times: int, mode: str = "r"
 ) -> tuple[Use, ...]:
     """Return accesses of one page each, at any time of the life, on any CPU."""
     return tuple(
-        Use(int(rng.integers(1, max(lives_ns, 2))), int(rng.integers(pages)), 1, mode, -1)
+        Use(rng.integers(1, max(lives_ns, 2)), rng.integers(pages), 1, mode, -1)
         for _ in range(times)
     )
 
 
-def _device_memory(rng: Random, dials: Dials) -> Iterator[Life]:
+def _device_memory(rng: Draws, dials: Dials) -> Iterator[Life]:
     """Yield registers and apertures of devices: written whole once, then poked 4 times."""
     for _ in range(dials.size):
-        pages = int(rng.choice([100, LARGE_PAGES, 4 * LARGE_PAGES]))
+        pages = (100, LARGE_PAGES, 4 * LARGE_PAGES)[rng.integers(3)]
         lives = int(rng.exponential(4e7))
         # A PCI device's region is aligned to its size (PCI Local Bus 3.0, "Base Addresses").
         align = 4096 * LARGE_PAGES if pages >= LARGE_PAGES else 1
@@ -124,7 +124,7 @@ def _device_memory(rng: Random, dials: Dials) -> Iterator[Life]:
         yield Life(int(rng.exponential(1e6)), lives, pages, True, "device", align, uses)
 
 
-def _hotplug(rng: Random, dials: Dials) -> Iterator[Life]:
+def _hotplug(rng: Draws, dials: Dials) -> Iterator[Life]:
     """Yield sections of memory that come and go; of each, one page in 2 MiB is touched."""
     for _ in range(max(dials.size // 50, 2)):
         lives = int(rng.exponential(1e9))
@@ -133,65 +133,65 @@ def _hotplug(rng: Random, dials: Dials) -> Iterator[Life]:
         yield Life(int(rng.exponential(1e8)), lives, SECTION_PAGES, True, None, align, uses)
 
 
-def _alignment_holes(rng: Random, dials: Dials) -> Iterator[Life]:
+def _alignment_holes(rng: Draws, dials: Dials) -> Iterator[Life]:
     """Yield memory a little beside 1 GiB, one in 100, and beside 2 MiB, so that leaves of those do not
     fill it. That beside 1 GiB lives 20 ms at most, so that few are there together."""
     for number in range(dials.size):
         if number % 100 == 0:
-            pages = HUGE_PAGES + LARGE_PAGES * int(rng.integers(-8, 9))
+            pages = HUGE_PAGES + LARGE_PAGES * rng.integers(-8, 9)
             yield Life(
                 10_000_000,
-                int(rng.integers(10_000_000, 20_000_000)),
+                rng.integers(10_000_000, 20_000_000),
                 pages,
                 uses=_sampled(pages, "w", 1),
             )
         else:
-            pages = LARGE_PAGES + int(rng.integers(-8, 9))
+            pages = LARGE_PAGES + rng.integers(-8, 9)
             lives = int(rng.exponential(5e7))
             yield Life(int(rng.exponential(1e6)), lives, pages, uses=(_whole(pages),))
 
 
-def _guest_memfd(rng: Random, dials: Dials) -> Iterator[Life]:
+def _guest_memfd(rng: Draws, dials: Dials) -> Iterator[Life]:
     """Yield a guest's pages, populated one by one, faulted in once each in any order, and kept to its end;
     one in 64 is a page of a device that the guest was given."""
     end = POPULATE_NS * dials.size
     for number in range(dials.size):
-        fault = end - POPULATE_NS * number + int(rng.integers(1, end + 1))
+        fault = end - POPULATE_NS * number + rng.integers(1, end + 1)
         given = number % 64 == 63
         uses = (_whole(1), Use(fault, 0, 1, "w", -1))
         memory = "device" if given else None
         yield Life(POPULATE_NS, 4 * end, 1, given, memory, 1, uses, sensitive=not given)
 
 
-def _page_cache(rng: Random, dials: Dials) -> Iterator[Life]:
+def _page_cache(rng: Draws, dials: Dials) -> Iterator[Life]:
     """Yield folios of unmapped page cache: filled once, then read() or written by any CPU, 4 times on
     average, a part of the folio each time."""
     for _ in range(dials.size):
-        pages = int(1 << int(rng.integers(0, READAHEAD_PAGES.bit_length())))
+        pages = 1 << rng.integers(0, READAHEAD_PAGES.bit_length())
         lives = int(rng.exponential(5e6)) + 1
         uses = [_whole(pages)]
         for _ in range(int(rng.geometric(0.2)) - 1):
-            first = int(rng.integers(pages))
-            count = int(rng.integers(1, pages - first + 1))
+            first = rng.integers(pages)
+            count = rng.integers(1, pages - first + 1)
             mode = "w" if rng.random() < 0.25 else "r"
-            uses.append(Use(int(rng.integers(1, lives + 1)), first, count, mode, -1))
+            uses.append(Use(rng.integers(1, lives + 1), first, count, mode, -1))
         yield Life(int(rng.exponential(2e4)), lives, pages, uses=tuple(uses))
 
 
-def _secrets(rng: Random, dials: Dials) -> Iterator[Life]:
+def _secrets(rng: Draws, dials: Dials) -> Iterator[Life]:
     """Yield secret memory: keys of 1 to 4 pages, one in 50 as large as a process may lock; written once,
     and 8 pages of it read while it lives."""
     for number in range(dials.size):
-        pages = SECRET_PAGES if number % 50 == 49 else int(rng.integers(1, 5))
+        pages = SECRET_PAGES if number % 50 == 49 else rng.integers(1, 5)
         lives = int(rng.exponential(1e9))
         uses = (_whole(pages), *_now_and_then(rng, lives, pages, 8))
         yield Life(int(rng.exponential(5e6)), lives, pages, uses=uses, sensitive=True)
 
 
-def _modules(rng: Random, dials: Dials) -> Iterator[Life]:
+def _modules(rng: Draws, dials: Dials) -> Iterator[Life]:
     """Yield modules of 16 to 512 KiB and programs of one page: written when loaded, then run."""
     for _ in range(dials.size):
-        pages = 1 if rng.random() < 0.5 else int(rng.integers(4, 129))
+        pages = 1 if rng.random() < 0.5 else rng.integers(4, 129)
         lives = int(rng.exponential(2e8))
         uses = (_whole(pages), *_now_and_then(rng, lives, pages, 8))
         yield Life(int(rng.exponential(1e7)), lives, pages, uses=uses)
@@ -202,7 +202,7 @@ def _nic_ring(rate_bits: float) -> Generator:
     ring's CPU, which gives back as many at a time as it polls. There is a ring per CPU, but no more than
     are filled twice."""
 
-    def lives(rng: Random, dials: Dials) -> Iterator[Life]:
+    def lives(rng: Draws, dials: Dials) -> Iterator[Life]:
         gap = max(round(PAGE_BITS / rate_bits * 1e9), 1)
         rings = min(max(dials.size // (2 * RING_BUFFERS), 1), dials.cpus)
         for number in range(dials.size):
@@ -210,14 +210,14 @@ def _nic_ring(rate_bits: float) -> Generator:
             filled = RING_BUFFERS * rings * gap
             # The whole poll's buffers are read and given back when the last of them is full.
             wait = (POLL_BUFFERS - 1 - place % POLL_BUFFERS) * rings * gap
-            jitter = int(rng.integers(0, gap))
+            jitter = rng.integers(0, gap)
             read = Use(filled + wait, 0, 1, "r")
             yield Life(gap, filled + wait + 1 + jitter, 1, True, None, 1, (read,), ring, ring)
 
     return lives
 
 
-def _gpu(rng: Random, dials: Dials) -> Iterator[Life]:
+def _gpu(rng: Draws, dials: Dials) -> Iterator[Life]:
     """Yield buffers that move to a GPU and back: copied whole once there, once back."""
     for _ in range(dials.size):
         lives = int(rng.exponential(5e6)) + MIGRATE_NS
@@ -237,7 +237,7 @@ class _Stack:
     freed_on: int = 0
 
 
-def _processes(rng: Random, dials: Dials) -> Iterator[Life]:
+def _processes(rng: Draws, dials: Dials) -> Iterator[Life]:
     """Yield the kernel stacks of `size` threads, in bursts of 16 on one CPU: 3 in 4 threads are short, and
     one in 4 goes deeper than the top page. A stack whose thread ends waits in the cache of the CPU that it
     ended on, if there is room; the next thread there takes it, and the allocator sees neither."""
@@ -256,14 +256,14 @@ def _processes(rng: Random, dials: Dials) -> Iterator[Life]:
         now += int(rng.exponential(2e4 if number % 16 else 2e6))
         while running and running[0][0] <= now:
             end_one()
-        cpu = int(rng.integers(dials.cpus)) if number % 16 == 0 else cpu
+        cpu = rng.integers(dials.cpus) if number % 16 == 0 else cpu
         if not cached[cpu]:
             stacks.append(_Stack(now, cpu, []))
         stack = cached[cpu].pop() if cached[cpu] else stacks[-1]
         lives = int(rng.exponential(1e6 if rng.random() < 0.75 else 2e8))
         pages = 2 if rng.random() < 0.25 else 1
         stack.uses.append(Use(now - stack.start, STACK_PAGES - pages, pages, "w", cpu))
-        heapq.heappush(running, (now + lives, number, stack, int(rng.integers(dials.cpus))))
+        heapq.heappush(running, (now + lives, number, stack, rng.integers(dials.cpus)))
     while running:
         end_one()
     before = 0
@@ -281,7 +281,7 @@ def _processes(rng: Random, dials: Dials) -> Iterator[Life]:
         before = stack.start
 
 
-def _zipf(rng: Random, dials: Dials) -> Iterator[Life]:
+def _zipf(rng: Draws, dials: Dials) -> Iterator[Life]:
     for _ in range(dials.size):
         pages = int(min(rng.zipf(1.6), 2 * LARGE_PAGES))
         yield Life(int(rng.exponential(1e4)), int(rng.exponential(1e6)), pages)
@@ -290,7 +290,7 @@ def _zipf(rng: Random, dials: Dials) -> Iterator[Life]:
 PHASES = ("process_churn", "device_memory", "page_cache", "secrets")
 
 
-def _phases(rng: Random, dials: Dials) -> Iterator[Life]:
+def _phases(rng: Draws, dials: Dials) -> Iterator[Life]:
     part = replace(dials, size=max(dials.size // len(PHASES), 1))
     for name in PHASES:
         yield from SCENARIOS[name].lives(rng, part)
@@ -349,7 +349,7 @@ def scenario(
     """Return the steps of a scenario: `size` allocations on `cpus` CPUs, each freed on any of them.
 
     What outlives the last allocation is freed after it. Raises TraceError for a name that is none, and
-    OutOfRange for a size or number of CPUs below 1. O(size log size).
+    OutOfRange for a size or number of CPUs below 1, or more CPUs than steps can number. O(size log size).
     """
     if name not in SCENARIOS:
         raise TraceError(f"no scenario is called {name!r}; there are {', '.join(SCENARIOS)}")
@@ -357,44 +357,11 @@ def scenario(
         raise OutOfRange(
             f"a scenario has at least one allocation and one CPU, not {size} and {cpus}"
         )
-    rng = np.random.default_rng(seed)
-    lives = SCENARIOS[name].lives(rng, Dials(size, cpus))
-    rows = np.array(list(_in_order(rng, lives, cpus)), dtype=STEP_DTYPE)
+    if cpus > MOST_CPUS:
+        raise OutOfRange(f"steps number at most {MOST_CPUS:,} CPUs, not {cpus:,}")
+    draws = Draws(seed)
+    rows = steps_of_lives(SCENARIOS[name].lives(draws, Dials(size, cpus)), draws, cpus)
     return Workload(f"{name}, size {size}, seed {seed}", rows, cpus)
-
-
-def _in_order(rng: Random, lives: Iterator[Life], cpus: int) -> Iterator[tuple[int, ...]]:
-    """Yield the steps of all lives by time; of two at one time the one that was planned first."""
-    waiting: list[tuple[int, int, tuple[int, ...]]] = []
-    now = planned = 0
-
-    def cpu_of(asked: int | None, own: int) -> int:
-        if asked is None:
-            return own
-        return int(rng.integers(cpus)) if asked < 0 else asked % cpus
-
-    for number, life in enumerate(lives):
-        now += life.after_ns
-        while waiting and waiting[0][0] <= now:
-            yield heapq.heappop(waiting)[2]
-        cpu = cpu_of(-1 if life.cpu is None else life.cpu, 0)
-        memory = SENSITIVE if life.sensitive else MEMORY_TYPES.index(life.memory)
-        of_all = (life.align, life.device, memory)
-        yield (now, StepKind.ACQUIRE, cpu, number, life.pages, *of_all, 0, 0)
-        end = now + life.lives_ns
-        steps = []
-        for use in life.uses:
-            # What would come after the end comes with it.
-            at, mode = min(now + use.after_ns, end), MODES.index(use.mode)
-            place = (cpu_of(use.cpu, cpu), number, use.pages)
-            steps.append((at, StepKind.ACCESS, *place, *of_all, use.first, mode))
-        freed_on = cpu_of(-1 if life.freed_on is None else life.freed_on, cpu)
-        steps.append((end, StepKind.RELEASE, freed_on, number, life.pages, *of_all, 0, 0))
-        for step in steps:
-            planned += 1
-            heapq.heappush(waiting, (step[0], planned, step))
-    while waiting:
-        yield heapq.heappop(waiting)[2]
 
 
 __all__ = [

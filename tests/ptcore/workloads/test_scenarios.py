@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -13,6 +15,30 @@ from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.strategies.direct_map import DirectMap
 from ptcore.workloads.replay import StepKind, Touch, replay
 from ptcore.workloads.scenarios import SCENARIOS, scenario
+
+# The first 16 digits of the SHA-256 of the steps of each: what a seed gave once, it gives always.
+STEPS_OF_300_ON_6_CPUS_BY_SEED_11 = {
+    "device_memory": "c962cc17f3354076",
+    "hotplug": "c31001ddfba33662",
+    "alignment_holes": "cee4c5b7c92fb014",
+    "guest_memfd": "245431dd7a2774e0",
+    "page_cache": "26643915d5516a8b",
+    "secrets": "d8ecf999e9208569",
+    "modules": "64be4a0085e8e438",
+    "nic_10g": "faf3c3e5c205924a",
+    "nic_100g": "eb6b961f3e54dc25",
+    "nic_200g": "8ecf4fc2ed92c3b6",
+    "gpu_migration": "8fc229e3538874bb",
+    "process_churn": "9bd1c93d54087ad8",
+    "zipf": "066373b699d5d510",
+    "phases": "10de86ded6109998",
+}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_steps_are_those_that_they_always_were(name: str) -> None:
+    found = hashlib.sha256(scenario(name, 300, 6, 11).steps.tobytes()).hexdigest()
+    assert found.startswith(STEPS_OF_300_ON_6_CPUS_BY_SEED_11[name])
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -139,6 +165,9 @@ def test_what_is_no_scenario_is_refused() -> None:
         scenario("hotplugs")
     with pytest.raises(OutOfRange):
         scenario("zipf", 0)
+    with pytest.raises(OutOfRange, match="32,768"):
+        scenario("zipf", 10, 32769)
+    assert scenario("zipf", 3000, 32768).steps["cpu"].max() > 30000
 
 
 def test_the_commands_list_and_compare_them() -> None:
