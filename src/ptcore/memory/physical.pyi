@@ -165,6 +165,11 @@ class PhysicalMemory:
     def size(self) -> int:
         """Bytes in all segments together."""
 
+    def stored_spans(self) -> tuple[Span, ...]:
+        """Return spans of the segments, in order: what lies in none of them reads as zeros, and costs nothing
+        to leave out. Here all segments; of an image those parts that the file has no holes for.
+        """
+
     @property
     def fetched_bytes(self) -> int:
         """Bytes of the pages that were read through a reader so far and are kept; else 0."""

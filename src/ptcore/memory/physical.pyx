@@ -323,6 +323,9 @@ cdef class PhysicalMemory:
             for n in range(self.c.count)
         )
 
+    def stored_spans(self):
+        return self.segments
+
     @property
     def size(self):
         return sum(segment.size for segment in self.segments)

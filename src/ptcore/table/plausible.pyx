@@ -30,6 +30,16 @@ from ptcore.table.engine cimport pt_engine
 from ptcore.table.page_table cimport PageTable
 
 
+cdef extern from *:
+    """
+    /* As glibc, musl, the BSDs and macOS have it; <string.h> shows it to GNU sources only. */
+    void *memmem(const void *bytes, size_t size, const void *wanted, size_t length);
+    """
+    void *memmem(const void *bytes, size_t size, const void *wanted, size_t length) noexcept nogil
+
+
+cdef uint64_t PAGE_BYTES = 1 << 12
+
 # A page with more bad items than this for each good one is no table: its items are not followed.
 cdef uint64_t MOST_BAD = 1
 
@@ -38,13 +48,15 @@ cdef struct Count:
     uint64_t good
     uint64_t bad
     uint64_t tables
-    uint64_t leaves
+    uint64_t leaves  # lawful ones, wherever they point
+    uint64_t cut  # lawful tables that are not wholly in the memory, but parts of them may be
 
 
 cdef struct Below:
     double good[6]
     double bad[6]
     double tables[6]
+    bint maps  # False: no leaf is reached
 
 
 cdef uint64_t low_end(const pt_space *space) noexcept nogil:
@@ -63,6 +75,7 @@ cdef int count_item(
     """Count one item; return 1 and where it points if it is a table to follow."""
     cdef const pt_format *f = space.format
     cdef int kind = pt_kind(f, level, item), shape
+    cdef uint64_t size
     cdef bint inside
     if kind == PT_EMPTY:
         count.bad += level > 0 and pt_any(item)
@@ -71,10 +84,13 @@ cdef int count_item(
     if kind == PT_RESERVED or pt_breaks_rule(f, &space.rules, level, shape, item):
         count.bad += 1
         return 0
+    count.leaves += kind == PT_LEAF
     target[0] = pt_output(f, &space.rules, level, shape, item)
     below[0] = pt_next_level(f, level, item) if kind == PT_TABLE else level
     if kind == PT_TABLE:
-        inside = pt_holds(space.memory, target[0], pt_table_bytes(f, below[0]))
+        size = pt_table_bytes(f, below[0])
+        inside = pt_holds(space.memory, target[0], size)
+        count.cut += not inside and target[0] < high_end(space) and target[0] + size > low_end(space)
     else:  # images leave pages out: those between the ones that they hold may well have been there
         inside = target[0] - low_end(space) < high_end(space) - low_end(space)
     if not inside:
@@ -82,7 +98,6 @@ cdef int count_item(
         return 0
     count.good += 1
     count.tables += kind == PT_TABLE
-    count.leaves += kind == PT_LEAF
     return kind == PT_TABLE
 
 
@@ -151,6 +166,46 @@ cdef object candidates_here(PageTable carrier, uint64_t start, uint64_t last, ui
     return result
 
 
+def places_of(PhysicalMemory memory not None, bytes text not None, uint64_t start, uint64_t last):
+    cdef uint64_t missed = memory.misses()
+    while True:
+        found = places_here(memory, text, start, last)
+        if not memory.fetch_missing(&missed):
+            return found
+
+
+cdef list places_here(PhysicalMemory memory, bytes text, uint64_t start, uint64_t last):
+    """Search each run of pages that are here: single ones of a segment may not exist."""
+    cdef uint64_t run = start, at = start, size
+    cdef list found = []
+    while True:
+        size = min(PAGE_BYTES - at % PAGE_BYTES, last - at + 1)
+        if at <= last and pt_at_any(&memory.c, at, size) != NULL:
+            at += size
+            continue
+        if at > run:
+            search_run(pt_at_any(&memory.c, run, at - run), run, at - run, text, found)
+        if at > last:
+            return found
+        at += size
+        run = at
+
+
+cdef int search_run(
+    const uint8_t *bytes, uint64_t start, uint64_t size, bytes text, list found
+) except -1:
+    cdef const char *wanted = text
+    cdef size_t length = len(text)
+    cdef const uint8_t *at = bytes
+    while True:
+        with nogil:
+            at = <const uint8_t *>memmem(at, size - (at - bytes), wanted, length)
+        if at == NULL:
+            return 0
+        found.append(start + <uint64_t>(at - bytes))
+        at += 1
+
+
 @cython.final
 cdef class Judge:
     cdef PageTable carrier
@@ -214,6 +269,8 @@ cdef class Judge:
         sums.good[level] = count.good
         sums.bad[level] = count.bad
         sums.tables[level] = 1
+        # Nobody looks at what is below implausible tables, and those that lie in the memory in part.
+        sums.maps = count.leaves > 0 or count.cut > 0 or not plausible
         if not plausible or not count.tables:
             return 0
         for index in range(items):
@@ -226,6 +283,7 @@ cdef class Judge:
                     self.loops.setdefault(table, index)
                 number = self.number_of(target, below)  # may move the judgements
                 under = &self.judged[number]
+                sums.maps |= under.maps
                 for n in range(level):
                     sums.good[n] += under.good[n]
                     sums.bad[n] += under.bad[n]
@@ -251,6 +309,7 @@ cdef class Judge:
             [sums.good[level] for level in levels],
             [sums.bad[level] for level in levels],
             [sums.tables[level] for level in levels],
+            bool(sums.maps),
         )
 
     def parent(self, uint64_t table):

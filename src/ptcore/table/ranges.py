@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ptcore.formats.access import permits
+from ptcore.formats.access import LETTERS, USER_KIND, need
 from ptcore.formats.schema import RIGHT_ROLES, Format
 from ptcore.table.listing import Listing, listing
 from ptcore.table.rows import RowKind
@@ -75,9 +75,10 @@ def merged(rows: Rows, over: Literal["sizes", "addresses"] = "sizes") -> Listing
 
 def may(fmt: Format, rows: Rows, letters: str, user: bool) -> npt.NDArray[np.bool_]:
     """Return which rows of a listing (or ranges) a mode may access in all the ways of `letters` (r, w, x)."""
-    every = range(1 << len(RIGHT_ROLES))
-    allowed = np.array([all(permits(fmt, c, user, n) for c in letters) for n in every], dtype=bool)
-    found: npt.NDArray[np.bool_] = allowed[rows["rights"]]
+    kind = sum(1 << LETTERS.index(letter) for letter in set(letters)) | USER_KIND * user
+    allowed = need(fmt, kind).allowed
+    every = np.array([allowed >> n & 1 for n in range(1 << len(RIGHT_ROLES))], dtype=bool)
+    found: npt.NDArray[np.bool_] = every[rows["rights"]]
     return found
 
 

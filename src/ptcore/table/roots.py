@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +16,16 @@ from ptcore.formats.schema import AddressRule, Format
 from ptcore.memory import PhysicalMemory
 from ptcore.table.listing import Listing, listing
 from ptcore.table.page_table import PageTable
-from ptcore.table.plausible import Judge, candidates
+from ptcore.table.plausible import Judge, candidates, places_of
 from ptcore.table.ranges import may, reverse_many
 from ptcore.table.rows import RowKind
-from ptcore.units import format_size
+from ptcore.units import Span, format_size
 
 Rows = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
 
 WINDOW = 1 << 26
+SHOWN = 48
 LANDMARKS = (b"Linux version ",)
 """Texts that kernels keep in pages which every address space of theirs maps (Linux init/version.c,
 linux_banner)."""
@@ -95,21 +98,32 @@ def find_roots(
     the pages. Candidates that score less than `least`, or map nothing, are counted but not returned. A
     candidate that another one's table points to is ranked behind the others: it is likely that one's lower
     table. `progress` is called with (what, done, total bytes). Raises FormatError for an unknown format.
-    Cost: one pass over the memory, then O(tables) of what looks like tables.
+    Cost: one pass over the memory without the holes of its file, another one for the texts if there are
+    candidates, then O(tables) of what looks like tables.
     """
     search = _Search(memory, format, physical_bits)
     looked_at, found = search.scan(progress)
     if search.carrier is None or not len(found):
         return Roots(listing(np.empty(0, dtype=ROOT_DTYPE)), looked_at, 0, ())
     texts = search.landmarks(landmarks, progress)
-    judged = [(root, *search.judge(root)) for root in found.tolist()]
-    kept = [entry for entry in judged if entry[1] >= least]
+    judged = [search.judge(root) for root in found.tolist()]
+    kept = [candidate for candidate in judged if candidate.score >= least]
     rows, words = search.describe(kept, texts)
     order = np.lexsort((rows["root"], -rows["tables"].astype(np.int64), -rows["score"].round(3)))
     order = order[np.argsort(rows["below"][order] != 0, kind="stable")]
     return Roots(
         listing(rows[order]), looked_at, len(found) - len(rows), tuple(words[n] for n in order)
     )
+
+
+class _Judged(NamedTuple):
+    """What the tables look like: `shares` of good items per level; not `maps`: nothing is mapped."""
+
+    root: int
+    score: float
+    shares: list[float]
+    tables: int
+    maps: bool
 
 
 class _Search:
@@ -140,58 +154,84 @@ class _Search:
     def scan(self, progress: Progress | None) -> tuple[int, npt.NDArray[np.uint64]]:
         """Return how many places there are, and those whose bytes could be a root."""
         found = [np.empty(0, dtype=np.uint64)]
-        looked_at, done, total = 0, 0, self.memory.size
-        for segment in self.memory.segments:
-            start = -(-segment.start // self.step) * self.step
-            while self.carrier is not None and start + self.size - 1 <= segment.last:
-                # A root at the end of a window may reach beyond it.
-                last = min(start + WINDOW - 1, segment.last)
-                reach = min(last + self.size - self.step, segment.last)
-                found.append(candidates(self.carrier, start, reach, self.step))
-                looked_at += max(0, (reach - start + 1 - self.size) // self.step + 1)
-                done += last - start + 1
-                start += WINDOW
-                if progress is not None:
-                    progress("pages", min(done, total), total)
+        looked_at = 0
+        if self.carrier is None:
+            return looked_at, found[0]
+        for segment, stored, done in self._parts(zeros=not self.format.empty(0)):
+            first = -(-segment.start // self.step) * self.step
+            looked_at += max(0, (segment.last + 1 - first - self.size) // self.step + 1)
+            for span in stored:
+                # A root may reach into a span from the hole before it, or out of a window's end.
+                begin = max(first, -(-(span.start + 1 - self.size) // self.step) * self.step)
+                for start in range(begin, span.last + 1, WINDOW):
+                    last = min(start + WINDOW - 1, span.last)
+                    reach = min(last + self.size - 1, segment.last)
+                    found.append(candidates(self.carrier, start, reach, self.step))
+                    if progress is not None:
+                        progress("pages", done + last + 1 - segment.start, self.memory.size)
+            if progress is not None:
+                progress("pages", done + segment.size, self.memory.size)
         return looked_at, np.unique(np.concatenate(found))
 
-    def judge(self, root: int) -> tuple[float, list[float], int]:
-        """Return a candidate's score, the share of good items per level, and the tables it reaches."""
+    def _parts(self, zeros: bool) -> Iterator[tuple[Span, list[Span], int]]:
+        """Yield each segment, its stored spans (or all of it, if `zeros` matter), and the bytes before it."""
+        segments = self.memory.segments
+        stored = deque(segments if zeros else self.memory.stored_spans())
+        done = 0
+        for segment in segments:
+            own = []
+            while stored and stored[0].start <= segment.last:
+                own.append(stored.popleft())
+            yield segment, own, done
+            done += segment.size
+
+    def judge(self, root: int) -> _Judged:
+        """Return what a candidate's tables look like."""
         assert self.judging is not None
-        good, bad, tables = self.judging.verdict(root)
+        good, bad, tables, maps = self.judging.verdict(root)
         shares = [g / (g + b) if g + b else 1.0 for g, b in zip(good, bad, strict=True)]
-        return float(np.prod(shares)), shares, int(sum(tables))
+        return _Judged(root, math.prod(shares), shares, int(sum(tables)), maps)
 
     def landmarks(self, texts: Sequence[bytes], progress: Progress | None) -> dict[int, str]:
         """Return where the texts stand in the memory: address -> the text and what follows it."""
         found: dict[int, str] = {}
-        longest = max((len(text) for text in texts), default=1)
-        for segment in self.memory.segments if texts else ():
-            for start in range(segment.start, segment.last + 1, WINDOW):
-                size = min(WINDOW + longest - 1, segment.last + 1 - start)
-                window = self.memory.read(start, size)
-                for text in texts:
-                    at = window.find(text)
-                    while at >= 0:
-                        shown = window[at : at + 48].split(b"\0")[0]
-                        found[start + at] = shown.decode("ascii", "replace").split("\n")[0]
-                        at = window.find(text, at + 1)
-                if progress is not None:
-                    progress("landmarks", start - segment.start + size, segment.size)
+        reach = max((len(text) for text in texts), default=1) - 1
+        zeros = not all(map(any, texts))
+        for segment, stored, done in self._parts(zeros) if texts else ():
+            for span in stored:
+                begin = max(segment.start, span.start - reach)
+                for start in range(begin, span.last + 1, WINDOW):
+                    last = min(min(start + WINDOW - 1, span.last) + reach, segment.last)
+                    for text in texts:
+                        for at in places_of(self.memory, text, start, last):
+                            found[at] = self._shown(at, len(text), segment.last)
+                    if progress is not None:
+                        progress("landmarks", done + last + 1 - segment.start, self.memory.size)
+            if progress is not None:
+                progress("landmarks", done + segment.size, self.memory.size)
         return found
+
+    def _shown(self, at: int, length: int, last: int) -> str:
+        """Return a landmark and what follows it, if that exists, as it is shown."""
+        end = min(at + SHOWN, last + 1)
+        if end - 1 not in self.memory:
+            end = at + length
+        text = self.memory.read(at, end - at).split(b"\0")[0]
+        return text.decode("ascii", "replace").split("\n")[0]
 
     # -- evidence --------------------------------------------------------------------------------
 
     def describe(
-        self, kept: list[tuple[int, float, list[float], int]], texts: dict[int, str]
+        self, kept: list[_Judged], texts: dict[int, str]
     ) -> tuple[Rows, list[tuple[str, ...]]]:
         """Return rows of ROOT_DTYPE and the sentences of the candidates that map something."""
-        halves = {root: self._upper_half(root) for root, *_ in kept}
+        halves = {candidate.root: self._upper_half(candidate.root) for candidate in kept}
         groups: dict[bytes, _Kernel] = {}
-        alike = {half: sum(h == half for h in halves.values()) - 1 for half in halves.values()}
+        alike = Counter(halves.values())
         rows, words = [], []
-        roots = {root for root, *_ in kept}
-        for root, score, shares, tables in kept:
+        for root, score, shares, tables, maps in kept:
+            if not maps:
+                continue
             half = halves[root] or self.memory.read(root, self.size)
             if half not in groups:
                 groups[half] = _kernel_of(self._table(root), texts)
@@ -201,8 +241,8 @@ class _Search:
             if not mapped:
                 continue
             user = _bytes(own[may(self.format, own, "r", True)])
-            others = alike[halves[root]] if halves[root] else 0
-            below = self._parent(root, roots)
+            others = alike[halves[root]] - 1 if halves[root] else 0
+            below = self._parent(root, halves.keys())
             facts = (root, score, tables, mapped, user, kernel.text_bytes, others)
             rows.append((*facts, len(kernel.landmarks), below))
             words.append(self._sentences(facts, shares, kernel, below))
@@ -235,14 +275,14 @@ class _Search:
             said.append(f"the table at {below:#x} points to it as to a lower table")
         return tuple(said)
 
-    def _parent(self, root: int, roots: set[int]) -> int:
+    def _parent(self, root: int, roots: Set[int]) -> int:
         assert self.judging is not None
         parent = self.judging.parent(root)
         if parent is None or parent[1] == self.format.top_level:
             return 0
         return parent[0] if parent[0] in roots or self._leads_up(parent[0], roots) else 0
 
-    def _leads_up(self, table: int, roots: set[int]) -> bool:
+    def _leads_up(self, table: int, roots: Set[int]) -> bool:
         """Whether a candidate is above a table, however many levels."""
         assert self.judging is not None
         seen: set[int] = set()

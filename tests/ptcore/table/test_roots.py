@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow
 import pytest
 
-from ptcore import PageTable, PhysicalMemory, find_roots, formats
+from ptcore import PageTable, PhysicalMemory, find_roots, formats, open_image
 from ptcore.errors import FormatError, PtcoreError
 from ptcore.table import plausible, roots
 from ptcore.units import Span
@@ -122,6 +123,96 @@ def test_windows_and_segments_hide_no_root(monkeypatch: pytest.MonkeyPatch) -> N
     pieces = PhysicalMemory.from_buffers(parts)
     found = find_roots(pieces, "x86_64_4level")
     assert {kernel, *processes} <= set(found.rows["root"].tolist())
+
+
+def sparse(path: Path, content: bytes, size: int) -> None:
+    """Write a raw image whose zero pages are holes of the file."""
+    with open(path, "wb") as stream:
+        for at in range(0, len(content), PAGE):
+            page = content[at : at + PAGE]
+            if any(page):
+                stream.seek(at)
+                stream.write(page)
+        stream.truncate(size)
+
+
+@pytest.mark.parametrize("name", ["x86_64_4level", "arm_short", "x86_pae"])
+def test_holes_of_a_file_hide_no_root_and_no_text(name: str, tmp_path: Path) -> None:
+    memory, kernel, processes = guest(3)
+    content = bytearray(memory.read(0, 32 * M)) + bytes(32 * M)
+    begins = [at for at in range(8 * M, 32 * M, PAGE) if any(content[at : at + PAGE])]
+    edge = next(at for at in begins if not any(content[at - PAGE : at]))
+    content[edge : edge + len(BANNER)] = BANNER
+    items = {
+        "x86_64_4level": {},
+        # The root begins in a hole, three pages before the page of its only item, which points to 48M.
+        "arm_short": {48 * M + 7 * PAGE: 48 * M | 1, 48 * M: M | 0x12},
+        "x86_pae": {48 * M + 0x60: 49 * M | 1, 49 * M: 16 * M | 0x83},
+    }[name]
+    roots_made = {kernel, *processes}
+    if name != "x86_64_4level":
+        roots_made = {48 * M + (4 * PAGE if name == "arm_short" else 0x60)}
+    for at, item in items.items():
+        content[at : at + 4] = item.to_bytes(4, "little")
+    texts = (BANNER[:14], b"\0\0" + BANNER[:14])
+    path = tmp_path / "sparse.raw"
+    sparse(path, bytes(content), len(content))
+    image = open_image(path)
+    whole = PhysicalMemory.from_buffer(bytes(content))
+    found = find_roots(image, name, landmarks=texts)
+    expected = find_roots(whole, name, landmarks=texts)
+    assert roots_made <= set(found.rows["root"].tolist())
+    assert found.rows.tolist() == expected.rows.tolist()
+    assert found.evidence == expected.evidence
+    assert (found.looked_at, found.implausible) == (expected.looked_at, expected.implausible)
+
+
+def test_holes_cost_nothing(tmp_path: Path) -> None:
+    memory, kernel, processes = guest(3)
+    path = tmp_path / "sparse.raw"
+    sparse(path, memory.read(0, 32 * M), 1 << 42)
+    steps: list[tuple[str, int, int]] = []
+    image = open_image(path)
+    if image.stored_spans() == image.segments:
+        pytest.skip("this file system knows no holes")
+    found = find_roots(image, "x86_64_4level", progress=lambda *step: steps.append(step))
+    assert {kernel, *processes} <= set(found.rows["root"].tolist())
+    assert found.looked_at == (1 << 42) // PAGE
+    assert len(steps) < 2 * len(image.stored_spans()) + 4
+    assert steps[-1] == ("landmarks", 1 << 42, 1 << 42)
+
+
+def test_pages_that_a_reader_lacks_are_passed_over() -> None:
+    memory, kernel, processes = guest(3)
+    content = memory.read(0, 32 * M)
+    missing = {16 * M + PAGE, 20 * M}
+
+    class Reader:
+        page_bytes = PAGE
+        spans = (Span(0, 32 * M - 1),)
+
+        def read_pages(self, pas: np.ndarray) -> list[bytes | None]:
+            return [None if at in missing else content[at : at + PAGE] for at in pas.tolist()]
+
+    found = find_roots(PhysicalMemory.from_reader(Reader()), "x86_64_4level")
+    assert {kernel, *processes} <= set(found.rows["root"].tolist())
+    assert all("maps the text" in " | ".join(root.evidence) for root in list(found)[:4])
+
+
+def test_texts_are_found_across_pages_and_to_the_last_byte() -> None:
+    rng = random.Random(5)
+    content = bytearray(rng.choices(b"ab", k=5 * PAGE))
+    memory = PhysicalMemory.from_buffer(content, start=PAGE)
+    for text in (
+        b"a",
+        b"abba",
+        b"ab" * 6,
+        bytes(content[PAGE - 9 : PAGE + 9]),
+        bytes(content[-20:]),
+    ):
+        expected = [n + PAGE for n in range(len(content)) if content.startswith(text, n)]
+        assert plausible.places_of(memory, text, PAGE, 6 * PAGE - 1) == expected != []
+    assert plausible.places_of(memory, bytes(content[-20:]), PAGE, 6 * PAGE - 2) == []
 
 
 def test_a_self_map_is_evidence() -> None:

@@ -13,6 +13,7 @@ from ptcore.formats import notes
 from ptcore.memory.images.mapped_file import MappedFile
 from ptcore.memory.physical import PhysicalMemory
 from ptcore.memory.reader import PageReader
+from ptcore.units import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class Image(PhysicalMemory):
     _cpus: tuple[Cpu, ...] = ()
     _details: Mapping[str, str] = {}
     _kernel: Cpu | None = None
+    _file: MappedFile | None = None
+    _extents: tuple[Extent, ...] = ()
 
     @property
     def form(self) -> str:
@@ -74,6 +77,27 @@ class Image(PhysicalMemory):
     def details(self) -> Mapping[str, str]:
         """What else the file says of the machine (the lines of a VMCOREINFO note, a header's fields)."""
         return self._details
+
+    def lies_in(self, file: MappedFile, extents: Iterable[Extent]) -> Self:
+        """Set where the bytes lie in the file, and return the image. For `mapped_image`."""
+        self._file = file
+        self._extents = tuple(extents)
+        return self
+
+    def stored_spans(self) -> tuple[Span, ...]:
+        """Return spans of the segments, in order: what lies in none of them is a hole of the file, zeros.
+
+        Cost: two system calls per span; the file system may know of no holes.
+        """
+        if self._file is None:
+            return super().stored_spans()
+        return tuple(
+            Span(
+                part.start + (offset - part.offset), part.start + (offset - part.offset) + size - 1
+            )
+            for part in self._extents
+            for offset, size in self._file.stored(part.offset, part.size)
+        )
 
     def describe(
         self,
@@ -116,7 +140,7 @@ def mapped_image(file: MappedFile, extents: Iterable[Extent]) -> Image:
                 for part in parts
             ],
             writable=False,
-        )
+        ).lies_in(file, parts)
     except OutOfRange as error:
         raise ImageError(f"{file.path}: {error}") from None
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
 import struct
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 from ptcore.errors import ImageError
@@ -29,6 +32,8 @@ class MappedFile:
             if not self.size:
                 raise ImageError(f"{self.path}: the file is empty")
             self._bytes = memoryview(mmap.mmap(stream.fileno(), self.size, access=mmap.ACCESS_READ))
+            self._descriptor = os.dup(stream.fileno())  # the mapping's own is out of reach
+        weakref.finalize(self, os.close, self._descriptor)
 
     @property
     def suffix(self) -> str:
@@ -49,6 +54,24 @@ class MappedFile:
             rule = f"{size:#x} bytes there go beyond the end of the file at {self.size:#x}"
             raise self.wrong(offset, field, rule)
         return self._bytes[offset : offset + size]
+
+    def stored(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield (offset, size) of what the part has besides the holes of the file, which read as zeros.
+
+        The whole part where the file system knows of no holes. Asks anew each time: files grow.
+        """
+        end = offset + size
+        while offset < end:
+            try:
+                first = os.lseek(self._descriptor, offset, os.SEEK_DATA)
+                hole = os.lseek(self._descriptor, first, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return  # no more data
+                first, hole = offset, end
+            if first < end:
+                yield first, min(hole, end) - first
+            offset = hole
 
     def values(self, layout: str, offset: int, field: str) -> tuple[int, ...]:
         """Return the numbers of a `struct` layout at `offset`; ImageError as `part`."""

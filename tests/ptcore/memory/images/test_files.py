@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 from collections import Counter
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 import ptcore
 from oracles import memory_files as files
 from oracles import volatility_files
-from ptcore import PageTable, Span, Status
+from ptcore import PageTable, PhysicalMemory, Span, Status
 from ptcore.errors import ImageError, OutOfRange
 from ptcore.memory.images import forms
 
@@ -338,3 +339,27 @@ def test_missing_memory_is_bus_in_every_form(tmp_path: Path) -> None:
         assert PageTable("x86_64_4level", image, 0).walk(0).status is Status.BUS
         with pytest.raises(OutOfRange):
             image.read(0x300000, 8)
+
+
+def test_holes_of_a_file_are_not_stored(tmp_path: Path) -> None:
+    raw = tmp_path / "guest.raw"
+    with open(raw, "wb") as stream:
+        for at in (0x30_0000, 0x80_0000):
+            stream.seek(at)
+            stream.write(b"\xff" * 0x2_0000)
+        stream.truncate(1 << 30)
+        if os.lseek(stream.fileno(), 0, os.SEEK_DATA) == 0:
+            pytest.skip("this file system knows no holes")
+    image = ptcore.open_image(raw)
+    stored = [(span.start, span.last + 1) for span in image.stored_spans()]
+    assert stored == [(at, at + 0x2_0000) for at in (0x30_0000, 0x80_0000)]
+    with open(raw, "r+b") as stream:  # what is written later is seen
+        stream.seek(0x40_0000)
+        stream.write(b"\xff" * PAGE)
+    assert Span(0x40_0000, 0x40_0FFF) in image.stored_spans()
+    # In a file of several parts the spans are those of the memory, not of the file.
+    lime = written(tmp_path / "guest.lime", files.lime(RANGES))
+    image = ptcore.open_image(lime)
+    assert image.stored_spans() == image.segments
+    assert PhysicalMemory("4M").stored_spans() == (Span(0, (4 << 20) - 1),)
+    os.unlink(raw)
