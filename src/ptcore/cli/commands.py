@@ -9,10 +9,9 @@ from ptcore.cli import show
 from ptcore.cli.compare_commands import compare
 from ptcore.cli.ends import says_errors
 from ptcore.cli.format_commands import decode_command, formats_command
-from ptcore.cli.gdb_commands import gdb_command
 from ptcore.cli.group import ptcore
-from ptcore.cli.image_options import NUMBER
-from ptcore.cli.interop_commands import volatility_command
+from ptcore.cli.image_options import JSON, NUMBER
+from ptcore.cli.interop_commands import gdb_command, volatility_command
 from ptcore.cli.progress import progress_bar
 from ptcore.cli.tlb_commands import convert_command, presets_command, tlb_command
 from ptcore.cli.validate_commands import validate
@@ -47,7 +46,7 @@ def explain(ledger: str, pa: int | None) -> None:
 
 
 @ptcore.command()
-@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@JSON
 def scenarios(json_: bool) -> None:
     """List the made-up workloads that `compare` takes by name."""
     if json_:
@@ -58,7 +57,7 @@ def scenarios(json_: bool) -> None:
 
 
 @ptcore.command()
-@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@JSON
 def strategies(json_: bool) -> None:
     """List the strategies, and whose policy each is."""
     known = known_strategies.known()

@@ -13,6 +13,7 @@ import click
 from ptcore import strategies as known_strategies
 from ptcore.cli import show
 from ptcore.cli.ends import says_errors
+from ptcore.cli.image_options import JSON
 from ptcore.cli.progress import progress_bar
 from ptcore.cli.validate_commands import read_trace
 from ptcore.errors import FormatError, TraceError
@@ -302,7 +303,7 @@ def _as_dict(found: Comparison) -> dict[str, Any]:
     is_flag=True,
     help="Say what the hybrid cost beside the best of its parts alone, phase by phase.",
 )
-@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@JSON
 @says_errors
 def compare(
     workloads: tuple[str, ...],

@@ -11,7 +11,17 @@ import click
 
 from ptcore.cli.ends import FOUND, says_errors
 from ptcore.cli.group import ptcore
-from ptcore.cli.image_options import IMAGE, JSON, NUMBER, choose, image_options, parameters_of
+from ptcore.cli.image_options import (
+    FORM,
+    IMAGE,
+    JSON,
+    NUMBER,
+    PARAMETER,
+    PRESENCE,
+    choose,
+    image_options,
+    parameters_of,
+)
 from ptcore.cli.listings import OUTPUT, check_output, dicts, print_json, write_rows
 from ptcore.cli.places import opened
 from ptcore.cli.progress import progress_bar
@@ -80,17 +90,14 @@ def _as_json(space: int, finding: Finding) -> dict[str, Any]:
     "--format", "names", metavar="NAME", required=True, multiple=True,
     help="The format to look for (ptcore formats lists them); may be given several times.",
 )  # fmt: skip
-@click.option(
-    "-p", "--parameter", "parameters", multiple=True, metavar="KEY=VALUE",
-    help="A parameter of the formats.",
-)  # fmt: skip
-@click.option("--presence", metavar="WHOSE", help="hardware, linux or windows: what is mapped.")
+@PARAMETER
+@PRESENCE
 @click.option("--physical-bits", type=NUMBER, help="The CPU's physical address width.")
 @click.option("--least", default=0.5, show_default=True, help="The lowest score to list.")
 @click.option(
     "--all", "all_", is_flag=True, help="List those too that are other candidates' tables."
 )
-@click.option("--form", help="The image's form, where its content does not tell.")
+@FORM
 @OUTPUT
 @JSON
 @says_errors

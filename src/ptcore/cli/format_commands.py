@@ -9,7 +9,7 @@ import click
 from ptcore import formats
 from ptcore.cli import show
 from ptcore.cli.ends import says_errors
-from ptcore.cli.image_options import parameters_of
+from ptcore.cli.image_options import JSON, PARAMETER, parameters_of
 from ptcore.formats import explain
 from ptcore.formats.schema import Format
 from ptcore.units import format_size
@@ -74,17 +74,6 @@ def draw_format(fmt: Format, json_: bool) -> None:
         show.note(f"Refused: {refusal.rule}.")
     for citation in fmt.citations:
         show.note(f"Source: {citation.document}, {citation.section!r}.")
-
-
-PARAMETER = click.option(
-    "-p",
-    "--parameter",
-    "parameters",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="A parameter of the format, such as nx=False; may be given several times.",
-)
-JSON = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 
 
 @click.command("formats")

@@ -14,6 +14,7 @@ import numpy as np
 from ptcore.cli.ends import FOUND, says_errors
 from ptcore.cli.group import ptcore
 from ptcore.cli.image_options import (
+    FORM,
     IMAGE,
     JSON,
     NUMBER,
@@ -75,7 +76,7 @@ def format_of_space(space: Space) -> Format:
 
 @ptcore.command("registers")
 @IMAGE
-@click.option("--form", help="The image's form, where its content does not tell.")
+@FORM
 @JSON
 @says_errors
 def registers_command(image: str, form: str | None, json_: bool) -> None:

@@ -43,6 +43,14 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # older releases take 
 NUMBER = Number()
 JSON = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 IMAGE = click.argument("image", type=ImagePlace())
+FORM = click.option("--form", help="The image's form, where its content does not tell.")
+PARAMETER = click.option(
+    "-p", "--parameter", "parameters", multiple=True, metavar="KEY=VALUE",
+    help="A parameter of the format, such as nx=False; may be given several times.",
+)  # fmt: skip
+PRESENCE = click.option(
+    "--presence", metavar="WHOSE", help="hardware, linux or windows: what is mapped."
+)
 
 
 def _registers() -> dict[str, Register]:
@@ -64,14 +72,11 @@ def image_options(command: Command) -> Command:
     options = [
         click.option("--format", "format_", metavar="NAME", help="A format or preset; with --root."),
         click.option("--root", "roots", type=NUMBER, multiple=True, help="Where tables begin."),
-        click.option(
-            "-p", "--parameter", "parameters", multiple=True, metavar="KEY=VALUE",
-            help="A parameter of the format, such as nx=False.",
-        ),
-        click.option("--presence", metavar="WHOSE", help="hardware, linux or windows: what is mapped."),
+        PARAMETER,
+        PRESENCE,
         click.option("--cpu-number", default=0, show_default=True, help="Whose registers, of the image's."),
         click.option("--arch", help="Where the registers given do not tell: see ptcore registers."),
-        click.option("--form", help="The image's form, where its content does not tell."),
+        FORM,
         *(
             click.option(
                 *_flags(register), type=NUMBER, multiple=True, hidden=register.rare,

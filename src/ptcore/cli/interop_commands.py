@@ -1,4 +1,4 @@
-"""The verbs that put ptcore into other tools: `ptcore volatility`."""
+"""The verbs that put ptcore into other tools: `ptcore volatility` and `ptcore gdb`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import click
 
 from ptcore.cli import show
 from ptcore.cli.ends import says_errors
-from ptcore.interop import volatility
+from ptcore.interop import gdb, volatility
 
-
-@click.command("volatility")
-@click.option(
+INSTALL = click.option(
     "--install",
     "folder",
     required=True,
     type=click.Path(file_okay=False),
     metavar="DIR",
-    help="The folder to write the plugin into; it is made if need be.",
+    help="The folder to write the file into; it is made if need be.",
 )
+
+
+@click.command("volatility")
+@INSTALL
 @says_errors
 def volatility_command(folder: str) -> None:
     """Let volatility3 read page tables with ptcore, by a plugin of two lines in DIR.
@@ -31,3 +33,15 @@ def volatility_command(folder: str) -> None:
         show.note("No volatility3 is installed beside ptcore: pip install volatility3")
     else:
         show.note(f"volatility3 {version} is installed beside ptcore.")
+
+
+@click.command("gdb")
+@INSTALL
+@says_errors
+def gdb_command(folder: str) -> None:
+    """Give gdb, attached to QEMU, the commands `ptcore walk`, `maps` and `translate`, by a file in DIR.
+
+    gdb's own Python needs neither ptcore nor NumPy: they run beside it.
+    """
+    path = gdb.install(folder)
+    show.note(f"{path} is written; in gdb: source {path}")

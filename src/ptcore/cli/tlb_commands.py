@@ -10,6 +10,7 @@ import click
 from ptcore.caches import Preset, preset, preset_names
 from ptcore.cli import show
 from ptcore.cli.ends import says_errors
+from ptcore.cli.image_options import JSON
 from ptcore.cli.progress import progress_bar
 from ptcore.errors import FormatError
 from ptcore.study import translation
@@ -17,7 +18,6 @@ from ptcore.study.translation import Image, Phase, Source, Sweep, Translation, W
 from ptcore.units import format_size
 from ptcore.workloads.accesses import convert as convert_trace
 
-JSON = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 SKIP_BAD = click.option(
     "--skip-bad", is_flag=True, help="Leave damaged records out, and count them."
 )

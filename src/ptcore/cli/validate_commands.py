@@ -7,6 +7,7 @@ import click
 from ptcore.allocators.iova import MAGAZINE_PAGES
 from ptcore.cli import show
 from ptcore.cli.ends import says_errors
+from ptcore.cli.image_options import JSON
 from ptcore.cli.progress import progress_bar
 from ptcore.study.validate_iommu import IommuValidation, validate_iommu
 from ptcore.study.validate_published import Outcome, validate_published
@@ -26,9 +27,6 @@ def read_trace(path: str | None, sample: str = SAMPLE) -> FtraceLog:
     if len(log.damaged) > DAMAGED_SHOWN:
         click.echo(f"ptcore: {len(log.damaged) - DAMAGED_SHOWN} more lines like these", err=True)
     return log
-
-
-JSON = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 
 
 @click.group(invoke_without_command=True)
