@@ -14,6 +14,7 @@ from ptcore.table.ranges import reverse_many
 from ptcore.table.roots import find_roots
 from ptcore.units import Span
 
+__version__: str
 __all__ = [
     "AddressSpace",
     "AddressTree",

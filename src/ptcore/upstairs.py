@@ -24,14 +24,30 @@ def __getattr__(name: str) -> object:
     package = importlib.import_module("ptcore")
     if f"ptcore.{name}" in _ROOMS:
         return importlib.import_module(f"ptcore.{name}")
-    if name not in _FOUND_IN:
+    found: object
+    if name == "__version__":
+        found = _version()
+    elif name in _FOUND_IN:
+        found = getattr(importlib.import_module(_FOUND_IN[name]), name)
+    else:
         raise AttributeError(f"module 'ptcore' has no attribute {name!r}")
-    found: object = getattr(importlib.import_module(_FOUND_IN[name]), name)
     setattr(package, name, found)
     return found
+
+
+def _version() -> str:
+    """Return the version that was installed. What reads it is imported for it alone."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ptcore")
+    except PackageNotFoundError:
+        raise AttributeError("ptcore is not installed here, so it has no version") from None
 
 
 def __dir__() -> list[str]:
     """Return the names of the package `ptcore`, imported or not."""
     package = importlib.import_module("ptcore")
-    return sorted({*vars(package), *_FOUND_IN, *(room.split(".")[1] for room in _ROOMS)})
+    return sorted(
+        {"__version__", *vars(package), *_FOUND_IN, *(room.split(".")[1] for room in _ROOMS)}
+    )

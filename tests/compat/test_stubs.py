@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,17 @@ def test_the_front_door_and_its_stub_name_the_same() -> None:
     }
     assert named - {"annotations"} == set(ptcore.__all__)
     assert set(ptcore.__all__) <= set(dir(ptcore))
+
+
+def test_the_version_is_found_where_people_look_for_it() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert ptcore.__version__ == project["version"]
+    assert "__version__" in dir(ptcore)
+    for command in (["-m", "ptcore"], ["-c", "from ptcore.cli import main; main()"]):
+        ended = subprocess.run(
+            [sys.executable, *command, "--version"], capture_output=True, text=True, check=True
+        )
+        assert ended.stdout == f"ptcore, version {project['version']}\n"
 
 
 def test_reading_tables_imports_nothing_from_above_their_floor() -> None:

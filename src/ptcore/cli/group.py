@@ -40,6 +40,6 @@ def quiet_pipe() -> None:
 
 
 @click.group(cls=LateGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="ptcore")
+@click.version_option(package_name="ptcore", prog_name="ptcore")
 def ptcore() -> None:
     """Page tables that you can compute with."""
