@@ -435,6 +435,36 @@ def test_a_device_with_a_tlb_of_its_own_asks_less_and_is_told_of_every_invalidat
     assert count(machine, Event.DEVICE_TLB_INVALIDATED, boot) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "waits"),
+    [
+        ("iommu_strict", {"device_invalidate": 3}),
+        ("iommu_deferred", {}),
+        ("iommu_ats", {"device_invalidate": 3, "device_tlb_invalidate": 3}),
+        ("iommu_passthrough", {}),
+    ],
+)
+def test_a_cpu_pays_for_each_command_to_a_device_and_not_for_each_page(
+    name: str, waits: dict[str, int]
+) -> None:
+    machine, strategy, boot = iommu(name)
+    for pages in (1, 4, 32):
+        handle = strategy.acquire(Request(0, pages))
+        strategy.access(handle, Span.of(0, pages * PAGE), 0, "r")
+        strategy.release(handle, 0)
+    found = price(machine.ledger, first_row=boot)
+    names = ("device_invalidate", "device_tlb_invalidate")
+    assert {
+        line.name: line.count for line in found.lines if line.name in names and line.count
+    } == waits
+    ns = {"device_invalidate": 1000, "device_tlb_invalidate": 630}
+    paid = sum(line.cycles for line in found.lines if line.name in names)
+    assert paid == sum(3 * ns[n] * count for n, count in waits.items()), "3 cycles a ns"
+    # The device's own reads of tables are no CPU's.
+    assert machine.ledger.totals(boot)[Event.DEVICE_REFERENCES][1] or name == "iommu_passthrough"
+    assert not any(line.count for line in found.lines if line.name == "walk_reference")
+
+
 @pytest.mark.parametrize(("name", "items"), [("iommu_strict", 2), ("iommu_nested", 4)])
 def test_the_context_is_read_once_and_then_cached(name: str, items: int) -> None:
     machine, strategy, boot = iommu(name)

@@ -119,8 +119,7 @@ def _show_unserved(found: Comparison) -> None:
 def _show_rest(found: Comparison) -> None:
     show.note(
         "A margin is how many times as much the next one has; in brackets its bounds within the uncertainty "
-        "of the constants, which both share. What a device's translation costs has no sourced price: it is "
-        "counted."
+        "of the constants, which both share. A device's own walks cost no CPU: they are counted."
     )
     if show.on_terminal():
         columns = ["constant", "value", "off by", "source"]

@@ -48,6 +48,13 @@ _MOLNAR = (
     "flush takes 96 cycles"
 )
 _INSTLATX64 = "InstLatx64, GenuineIntel0050654_SkylakeX2_NewMemLat.txt"
+_SUBMIT = (
+    "Linux's own histogram of commands and waits (/sys/kernel/debug/iommu/intel/dmar_perf_latency, "
+    "qi_submit_sync()), whole us cut off"
+)
+_SAPPHIRE_RAPIDS = "QEMU docs/devel/migration/qpl-compression.rst, 'The Best Practices'"
+_KABY_LAKE = "Linux Documentation/ABI/testing/debugfs-intel-iommu"
+_TO_ANOTHER_CPU = "github.com/nviennot/core-to-core-latency, README.md"
 
 DEFAULT_CONSTANTS = _table(
     Constant("invalidate_all", 2283, "cycles", f"{_HANSEN}, global", "x2"),
@@ -89,8 +96,27 @@ DEFAULT_CONSTANTS = _table(
         190,
         "ns",
         "M. Brost and J. Gunthorpe, January 2026, on a map for a walker that does not snoop: about 250 ns "
-        "in place of about 60; taken for the one line that a page's map flushes",
-        "x2",
+        "in place of about 60; taken for the one line that a page's map flushes. How long a line takes from "
+        f"one CPU to another, medians of servers: 44 to 115 ns within a socket, 108 to 197 ns between two "
+        f"of x86 ({_TO_ANOTHER_CPU})",
+        "x4: what lines take within a socket; lines of one run overlap, and are priced one by one",
+    ),
+    Constant(
+        "device_invalidate",
+        1000,
+        "ns",
+        f"{_SUBMIT}: on Kaby Lake 18 of 18 took 2 us and some ({_KABY_LAKE}); on Sapphire Rapids, inv_iotlb, "
+        f"286 of 409 took 0.1 to 1 us and 123 more, less than 1 us on average ({_SAPPHIRE_RAPIDS}); taken as "
+        "1000 ns, the middle of averages from 0.37 to 3 us",
+        "x3: one command, no queue before it; a guest's goes through its host, and takes 7 us and more",
+    ),
+    Constant(
+        "device_tlb_invalidate",
+        630,
+        "ns",
+        f"{_SUBMIT}: on Sapphire Rapids, inv_devtlb, 276 of 409 took 0.1 to 1 us and 133 more, none 3 us, "
+        f"less than 1 us on average ({_SAPPHIRE_RAPIDS}); taken as the middle of averages from 0.39 to 1 us",
+        "x3: an accelerator on the CPU's die; a device behind a link answers later",
     ),
     Constant(
         "clock", 3.0, "GHz", "chosen, to turn ns into cycles; a parameter of this table", "x1.7"
@@ -169,7 +195,11 @@ def price(
     *,
     first_row: int = 0,
 ) -> Price:
-    """Return what the events of `ledger` cost, from `first_row` on. Pure; O(rows)."""
+    """Return what the events of `ledger` cost the CPUs, from `first_row` on. Pure; O(rows).
+
+    A CPU waits for what it invalidates for a device. What a device does itself, its walks and what it finds
+    in its own TLB, costs no CPU anything.
+    """
     totals = ledger.totals(first_row)
     executed = _executed(ledger, first_row)
     edits = totals[Event.MAPPED][0] + totals[Event.UNMAPPED][0]
@@ -184,6 +214,8 @@ def price(
         ("tlb_hit_lower", totals[Event.TLB_HITS][1]),
         ("walk_reference", totals[Event.WALK_REFERENCES][1]),
         ("line", totals[Event.LINES_FLUSHED][1]),
+        ("device_invalidate", totals[Event.DEVICE_INVALIDATED][0]),
+        ("device_tlb_invalidate", totals[Event.DEVICE_TLB_INVALIDATED][0]),
     )
     lines = []
     for name, count in work:

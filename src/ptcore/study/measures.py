@@ -92,6 +92,7 @@ GROUPS = (
 
 COST_GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("invalidating", ("invalidate_all", "invalidate_call", "invalidate_page")),
+    ("invalidating for devices", ("device_invalidate", "device_tlb_invalidate")),
     ("reaching other CPUs", ("interrupt", "broadcast")),
     ("editing tables", ("edit_call", "entry", "line")),
     ("new tables", ("table",)),

@@ -41,12 +41,12 @@ def _exposed(row: Row) -> float | None:
 
 
 def _by_cpu(row: Row) -> bool:
-    """Whether a CPU reaches the memory; what a device's translation costs has no sourced price."""
+    """Whether a CPU reaches the memory, and no device by a translation of its own."""
     return not (row.device_accesses or row.device_invalidations)
 
 
 def _device(row: Row) -> float | None:
-    return None if _by_cpu(row) else 1000 * row.device_invalidations / _operations(row)
+    return None if _by_cpu(row) else row.price.cycles / _operations(row)
 
 
 def _per_operation(row: Row) -> float | None:
@@ -97,7 +97,13 @@ QUESTIONS = (
         "tables built, at boot and later (KiB)",
         lambda r: (r.boot_table_bytes + r.tables_allocated_bytes) / 1024,
     ),
-    Question("Q9", "IOTLB invalidations per 1000 operations", _device),
+    Question(
+        "Q9",
+        "cycles per operation where a device reaches the memory",
+        _device,
+        priced=True,
+        per=_operations,
+    ),
     Question("Q10", "entries written per page touched", lambda r: r.entries_written / _touched(r)),
 )
 

@@ -156,8 +156,8 @@ def _kind(answer: Answer) -> str:
 def _winners(several: Sequence[Comparison]) -> str:
     said = (
         "<h2 id='winners'>Winners</h2><p>Cycles of an allocation or free with all that follows from it, "
-        "where a CPU reaches the memory. What a device's own translation costs has no sourced price: "
-        "strategies that make a device translate are not ranked here, and counted under Q9. A margin is "
+        "where a CPU reaches the memory. Strategies that make a device translate are ranked under Q9: what "
+        "a CPU waits for an IOMMU is priced, the device's own walks cost no CPU and are counted. A margin is "
         "how many times as much the next one costs; in brackets its bounds within the uncertainty of the "
         "constants, which both share.</p>"
     )

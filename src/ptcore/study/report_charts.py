@@ -11,7 +11,7 @@ from ptcore.study.measures import COST_GROUPS, OTHER, cost_parts
 from ptcore.study.uncertainty import price_range
 
 # Okabe and Ito, "Color Universal Design": blue, orange, green, vermilion, sky, purple.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#999999")
+COLOURS = ("#0072B2", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#999999")
 CPU_COLOUR, DEVICE_COLOUR = "#0072B2", "#E69F00"
 INK, GRID, NOTHING = "#1b1f24", "#e6eaee", "#e3e6ea"
 ROW_PIXELS, MARGIN_PIXELS = 26, 126
@@ -94,9 +94,7 @@ def costs(found: Comparison) -> Chart:
         "constants spans. To the right, which work they go into."
     )
     if any(device):
-        note += (
-            " * a device reaches the memory: its invalidations and walks are counted, not priced."
-        )
+        note += " * a device reaches the memory: its own walks cost no CPU, and are counted."
     left = {
         "title": {"text": "cycles per operation"},
         "type": "log",

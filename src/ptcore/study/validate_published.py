@@ -293,7 +293,16 @@ _BHARGAVA = "Bhargava et al., ASPLOS 2008: (g + 1)(h + 1) - 1"
 _VMALLOC = "Linux mm/vmalloc.c (v6.18)"
 _ROY = "P. Roy, 2025, guest_memfd 'don't flush' patch"
 _NO_COST = "1 us per interrupted CPU, one after the other, is an order of magnitude"
-_IOTLB = "generic_pt's iotlb tests; Linux drivers/iommu/amd/iommu.c, drivers/iommu/intel/cache.c"
+_COMMAND_BUFFER = (
+    "Linux drivers/iommu/amd/iommu.c, build_inv_address(), amd_iommu_domain_flush_pages()"
+)
+_CACHE_TAGS = (
+    "Linux drivers/iommu/intel/cache.c, calculate_psi_aligned_address(), cache_tag_flush_range()"
+)
+_IOTLB_MODEL = (
+    "jgunthorpe/linux drivers/iommu/generic_pt/kunit_iommu_iotlb.h, "
+    "kunit_iotlb_amd_cmd(), kunit_iotlb_vtd_cmd()"
+)
 
 TARGETS = (
     Target("T1", "items read by a nested walk, 4 levels on 4", 24, "", _BHARGAVA, "prediction",
@@ -327,17 +336,17 @@ TARGETS = (
            "14 cycles a visited node; handing a lock over and allocating pages cost nothing"),
     Target("T9", "line rate, strict over deferred", 0.47, "", "43 % and 91 % of 10 GbE, 2.6.36",
            "shape only", strict_over_deferred,
-           "a CPU that just keeps up without an IOMMU; its invalidation taken as 1 us"),
+           "a CPU that just keeps up without an IOMMU"),
     Target("T10", "IOTLB walks saved by 2M pages", 100, "%", "Farshin et al., PeerJ CS 2023",
            "prediction", wall_removed),
     Target("T11", "another 4K entry in a map", 1.37, "ns",
            "J. Gunthorpe, generic_pt v4, 2025: AMDv2", "shape only", entry_slope,
            "the speed of the machine that this runs on"),
-    Target("T12", "stale translations after one gather, AMD", 0, "", _IOTLB, "prediction",
+    Target("T12", "stale translations after one gather, AMD", 0, "", _COMMAND_BUFFER, "prediction",
            lambda: stale_survivors("amd_iommu")),
-    Target("T12", "the same, VT-d", 0, "", _IOTLB, "prediction", lambda: stale_survivors("vtd")),
-    Target("T12", "a larger page over the range: survivors on AMD less VT-d's", 1, "", _IOTLB,
-           "shape only", larger_survivors, "that AMD's range commands leave larger entries is not checked"),
+    Target("T12", "the same, VT-d", 0, "", _CACHE_TAGS, "prediction", lambda: stale_survivors("vtd")),
+    Target("T12", "a larger page over the range: survivors on AMD less VT-d's", 1, "", _IOTLB_MODEL,
+           "prediction", larger_survivors),
     Target("T13", "kernel TLB misses saved by block mappings", 28.5, "%", "Y. Shi, 2024",
            "shape only", fewer_misses, "the workload: a Zipf mix over 8 GiB of the linear map"),
     Target("T14", "a hit in the second-level TLB, Skylake-X", 9, "cycles",

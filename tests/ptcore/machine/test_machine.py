@@ -14,7 +14,7 @@ from ptcore.errors import (
     TraceError,
 )
 from ptcore.machine import Event, Ledger, Machine, Request
-from ptcore.machine.cost import Constant, price
+from ptcore.machine.cost import DEFAULT_CONSTANTS, Constant, price
 from ptcore.machine.exposure import summary, windows
 from ptcore.units import Span
 
@@ -193,6 +193,8 @@ def test_the_price_is_the_sum_of_what_was_counted() -> None:
         "tlb_hit_lower": 0,
         "walk_reference": 0,
         "line": 0,
+        "device_invalidate": 0,
+        "device_tlb_invalidate": 0,
     }
     table = {n: Constant(n, v, "cycles", "made up", "none") for n, v in values.items()}
     # 2 CPUs x (a call and 3 pages); 1 interrupt; 2 edits; 6 + 3 entries; 3 tables.
@@ -203,6 +205,23 @@ def test_the_price_is_the_sum_of_what_was_counted() -> None:
     table["entry"] = Constant("entry", 2, "furlongs", "made up", "none")
     with pytest.raises(ValueError, match="cycles or ns"):
         price(platform.ledger, table)
+
+
+@pytest.mark.parametrize(
+    ("name", "below_1us", "above_1us", "most_us"),
+    [("device_invalidate", 286, 123, 3), ("device_tlb_invalidate", 276, 133, 1)],
+)
+def test_a_device_s_price_is_the_middle_of_the_averages_that_histograms_allow(
+    name: str, below_1us: int, above_1us: int, most_us: int
+) -> None:
+    # The least average: every command at the lower end of its bucket, 0.1 us and 1 us.
+    least = (100 * below_1us + 1000 * above_1us) / (below_1us + above_1us)
+    constant = DEFAULT_CONSTANTS[name]
+    assert constant.unit == "ns"
+    assert constant.value == pytest.approx((least * 1000 * most_us) ** 0.5, rel=0.06)
+    off = float(constant.uncertainty.removeprefix("x").partition(":")[0])
+    assert constant.value / off <= least < 1000 * most_us <= constant.value * off
+    assert all(str(n) in constant.source for n in (below_1us, above_1us))
 
 
 def test_a_ledger_only_goes_on_and_comes_back_from_a_file(tmp_path) -> None:

@@ -59,5 +59,5 @@ def test_strict_waits_for_every_packet_and_deferred_for_one_in_255() -> None:
     waits = sum(cost > WIRE_NS + WAIT_NS for cost in deferred)
     assert abs(waits - 2040 // 255) <= 1
     assert len(strict) == len(deferred) == 2040
-    assert DEFAULT_CONSTANTS["interrupt"].value == WAIT_NS
+    assert DEFAULT_CONSTANTS["device_invalidate"].value == WAIT_NS
     assert packet_costs("iommu_passthrough", 100)[0] == WIRE_NS

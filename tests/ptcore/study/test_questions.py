@@ -69,6 +69,18 @@ def test_the_winners_of_a_workload_are_the_cheapest_and_the_cheapest_without_exp
     assert not any("iommu" in name for answer in (cheapest, safe) for name in answer.winners)
 
 
+def test_what_a_cpu_waits_for_a_device_ranks_the_ways_of_an_iommu() -> None:
+    names = ["direct_map", "iommu_strict", "iommu_deferred", "iommu_ats"]
+    found = compare(scenario("nic_10g", 2000), names)
+    answer = next(a for a in answers(found) if a.question.name == "Q9")
+    assert (answer.winner, answer.runner_up) == ("iommu_deferred", "iommu_strict")
+    assert answer.margin is not None
+    assert answer.margin.least > 1
+    strict = next(row.price for row in found.rows if row.strategy == "iommu_strict")
+    most = max(strict.lines, key=lambda line: line.cycles)
+    assert (most.name, most.cycles_each) == ("device_invalidate", 3000)
+
+
 def test_the_answers_are_in_the_json() -> None:
     arguments = ["compare", "secrets", "--size", "20", "-s", "direct_map,iommu_strict", "--json"]
     result = CliRunner().invoke(ptcore, arguments)
