@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class TlbArray:
 
     def page_lg2s(self) -> tuple[int, ...]:
         """Return the page sizes as powers of two."""
-        return tuple(parse_size(size).bit_length() - 1 for size in self.page_sizes)
+        return _lg2s(tuple(self.page_sizes))
 
     def shares(self, other: TlbArray, page_lg2: int) -> bool:
         """Whether both arrays hold pages of that size for the same sides: each then takes its part."""
@@ -129,10 +130,18 @@ class TlbLevel:
 
     def held_as(self, array: TlbArray, page_lg2: int) -> int:
         """Return as which size (a power of two) one of the arrays holds such pages; 0 if it does not."""
+        return self.held_as_each(array)[min(page_lg2, LARGEST_PAGE_LG2)]
+
+    def held_as_each(self, array: TlbArray) -> tuple[int, ...]:
+        """Return `held_as` of pages of 1 byte, 2, 4 and so on, up to 2**63."""
         rivals = [other for other in self.arrays if set(other.sides) & set(array.sides)]
-        sizes = {lg2 for other in rivals for lg2 in other.page_lg2s() if lg2 <= page_lg2}
-        best = max(sizes, default=0)
-        return best if best in array.page_lg2s() else 0
+        sizes = {lg2 for other in rivals for lg2 in other.page_lg2s()}
+        own = array.page_lg2s()
+        found, best = [], 0
+        for page_lg2 in range(1 + LARGEST_PAGE_LG2):
+            best = page_lg2 if page_lg2 in sizes else best
+            found.append(best if best in own else 0)
+        return tuple(found)
 
     def validate(self) -> None:
         """Raise FormatError when an array or a rule of the level cannot be."""
@@ -148,6 +157,11 @@ class TlbLevel:
             )
         for n, array in enumerate(self.arrays):
             array.validate(f"{self.name}, array {n}")
+
+
+@lru_cache(maxsize=256)
+def _lg2s(page_sizes: tuple[int | str, ...]) -> tuple[int, ...]:
+    return tuple(parse_size(size).bit_length() - 1 for size in page_sizes)
 
 
 def validate_levels(levels: Sequence[TlbLevel]) -> None:

@@ -182,8 +182,8 @@ cdef class Tlb:
                 array.sizes = len(lg2s)
                 for m in range(len(lg2s)):
                     array.page_lg2[m] = lg2s[m]
-                for m in range(64):
-                    array.held_as[m] = level.held_as(declared, m)
+                for m, held in enumerate(level.held_as_each(declared)):
+                    array.held_as[m] = held
                 for lg2 in lg2s:
                     sharing = [other for other in level.arrays if other.shares(declared, lg2)]
                     array.turns[lg2] = len(sharing)

@@ -238,13 +238,15 @@ def _invalidated(ledger: Ledger, boot: int) -> tuple[int, int]:
     local = everywhere = 0
     for rows, times in ledger.weighted(boot):
         chosen = rows["event"] == Event.INVALIDATED
-        asked = np.stack([rows["cpus"][chosen], rows["cpu"][chosen]], axis=1, dtype=np.int64)
-        kinds, which = np.unique(asked, axis=0, return_inverse=True)
-        counts = np.zeros(len(kinds), dtype=np.int64)
-        np.add.at(counts, which.reshape(-1), times[chosen])
-        for (number, cpu), count in zip(kinds.tolist(), counts.tolist(), strict=True):
-            targets = ledger.cpu_set(number)
-            local += count * (cpu in targets)
+        numbers, askers = (rows[name][chosen].astype(np.int64) for name in ("cpus", "cpu"))
+        # Pairs of a set and a CPU are few: each becomes a number that is counted, and no row is sorted.
+        lowest = int(askers.min(initial=0))
+        width = int(askers.max(initial=0)) - lowest + 1
+        counts = np.bincount(numbers * width + askers - lowest, times[chosen])
+        for pair in np.flatnonzero(counts).tolist():
+            number, cpu = divmod(pair, width)
+            targets, count = ledger.cpu_set(number), int(counts[pair])
+            local += count * (cpu + lowest in targets)
             everywhere += count * len(targets)
     return local, everywhere
 

@@ -107,3 +107,18 @@ def test_impossible_levels_are_refused() -> None:
 def test_an_impossible_walk_cache_is_refused(entries) -> None:
     with pytest.raises(FormatError, match=r"level|entries"):
         WalkCache(entries)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_size_is_held_as_its_level_says(name: str) -> None:
+    for level in preset(name).levels:
+        for array in level.arrays:
+            each = level.held_as_each(array)
+            rivals = [other for other in level.arrays if set(other.sides) & set(array.sides)]
+            sizes = {lg2 for other in rivals for lg2 in other.page_lg2s()}
+            for lg2 in range(64):
+                largest = max((size for size in sizes if size <= lg2), default=0)
+                expected = largest if largest in array.page_lg2s() else 0
+                assert each[lg2] == level.held_as(array, lg2) == expected
+            assert {each[lg2] for lg2 in array.page_lg2s()} == {*array.page_lg2s()}
+            assert level.held_as(array, 200) == each[63]

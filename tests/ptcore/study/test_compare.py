@@ -6,13 +6,16 @@ import json
 
 import pytest
 
+from ptcore import strategies
 from ptcore.errors import OutOfRange, TraceError
+from ptcore.machine import Event, Ledger, Machine
 from ptcore.strategies import UnknownStrategy
 from ptcore.strategies.direct_map import DirectMap
 from ptcore.study import compare
 from ptcore.workloads import read_ftrace, read_sample
 from ptcore.workloads.recorded import workload_of
 from ptcore.workloads.replay import Touch, Workload
+from ptcore.workloads.scenarios import scenario
 
 BASE = 0xFFFFC90000000000
 WINDOW = "vstart=0xffffc90000000000 vend=0xffffe8ffffffffff failed=0"
@@ -120,3 +123,29 @@ def test_a_strategy_of_ones_own_is_compared_like_any_other(tmp_path, monkeypatch
         compare(small(), ["own_strategy:Other"])
     with pytest.raises(UnknownStrategy, match="which is no Strategy"):
         compare(small(), [lambda machine: object()])
+
+
+@pytest.mark.parametrize("name", ["naive_unmap", "ephemeral_map", "iommu_deferred", "kmap_local"])
+def test_invalidations_are_counted_as_row_by_row(name: str) -> None:
+    kept: list[Ledger] = []
+    workload = scenario("page_cache", 80, 3)
+    found = compare(
+        workload,
+        [lambda machine: strategies.get(name).make(machine)],
+        keep=lambda _, ledger: kept.append(ledger),
+    )
+    (row,) = found.rows
+    boot = len(booted(name, 3).ledger)
+    local = everywhere = 0
+    for one in kept[0].rows(boot, events=(Event.INVALIDATED,)):
+        asked = kept[0].cpu_set(int(one["cpus"]))
+        local += int(one["cpu"]) in asked
+        everywhere += len(asked)
+    assert (row.local_invalidations, row.remote_invalidations) == (local, everywhere - local)
+    assert everywhere > 0 or name == "iommu_deferred"
+
+
+def booted(name: str, cpus: int) -> Machine:
+    machine = Machine(cpus, ram="64G")
+    strategies.get(name).make(machine)
+    return machine
