@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -142,10 +143,11 @@ def write_rows(
             table = arrow().table(Columns(np.asarray(rows)))
             arrow("pyarrow.parquet").write_table(table, part)
         else:
-            with open(part, "w", newline="") as file:
-                lines = csv.writer(file, lineterminator="\n")
-                lines.writerow(rows.dtype.names or ())
-                lines.writerows(entry.values() for entry in dicts(rows, names))
+            text = io.TextIOWrapper(part, encoding="utf-8", newline="")
+            lines = csv.writer(text, lineterminator="\n")
+            lines.writerow(rows.dtype.names or ())
+            lines.writerows(entry.values() for entry in dicts(rows, names))
+            text.detach()
     click.echo(f"ptcore: {len(rows):,} rows in {path}", err=True)
 
 

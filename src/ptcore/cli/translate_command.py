@@ -157,7 +157,7 @@ def _writer(output: str | None, to: str) -> Iterator[Writer]:
             with _parquet(part) as write:
                 yield write
         else:
-            with open(part, "wb") as file, _stream(file, form) as write:
+            with _stream(part, form) as write:
                 yield write
 
 
@@ -177,9 +177,9 @@ def _stream(file: IO[bytes], form: str) -> Iterator[Writer]:
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[Writer]:
+def _parquet(out: IO[bytes]) -> Iterator[Writer]:
     empty = arrow().table(Columns(np.empty(0, dtype=TRANSLATED_DTYPE)))
-    with arrow("pyarrow.parquet").ParquetWriter(path, empty.schema) as file:
+    with arrow("pyarrow.parquet").ParquetWriter(out, empty.schema) as file:
         yield lambda vas, pas, statuses: file.write_table(
             arrow().table(Columns(_rows(vas, pas, statuses)))
         )

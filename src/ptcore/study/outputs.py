@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from ptcore.errors import PtcoreError
+from ptcore.machine.ledger_files import whole_file
 
 
 class NeedsPackage(PtcoreError, ImportError):
@@ -23,21 +20,6 @@ def need(module: str, what: str, extra: str) -> Any:
     except ModuleNotFoundError:
         package = module.partition(".")[0]
         raise NeedsPackage(f"{what} needs {package}: pip install 'ptcore[{extra}]'") from None
-
-
-@contextmanager
-def whole_file(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a path to write to; it gets the name `target` at the end, and goes when anything is raised.
-
-    What was there under that name stays until then. Raises OSError.
-    """
-    path = Path(target)
-    part = path.with_name(f".{path.name}.part{path.suffix}")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 __all__ = ["NeedsPackage", "need", "whole_file"]

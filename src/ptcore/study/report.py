@@ -34,7 +34,7 @@ def report(found: Comparison | Sequence[Comparison], file: str | os.PathLike[str
     script = need("plotly.offline", "an HTML report", "report").get_plotlyjs()
     text = page(several, script)
     with whole_file(file) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write(text.encode())
 
 
 def page(several: Sequence[Comparison], script: str) -> str:

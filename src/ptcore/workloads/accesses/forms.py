@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 from ptcore.errors import TraceError
 from ptcore.workloads.accesses import (
@@ -158,12 +157,7 @@ class AccessReader(Iterator[Accesses]):
     def __enter__(self) -> AccessReader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
 
