@@ -252,27 +252,29 @@ cdef class LayerReads:
 
     # -- questions ---------------------------------------------------------------------------
 
+    cdef bint _are_known(self, va, length, uint64_t *first, uint64_t *size) except -1:
+        """Take the addresses of a question; False for those that are left to the layer's own code."""
+        try:
+            first[0] = va
+            size[0] = length
+        except (OverflowError, TypeError):
+            return False
+        return 0 < size[0] <= PT_ALL_ONES - first[0]
+
+    cdef bint _finds(self, va, Look *look) except -1:
+        cdef uint64_t ia, size
+        if not self._are_known(va, 1, &ia, &size):
+            return False
+        self._look(ia, look)
+        return look.end == FOUND
+
     def find(self, va):
         cdef Look look
-        cdef uint64_t ia
-        try:
-            ia = va
-        except (OverflowError, TypeError):
-            return None
-        self._look(ia, &look)
-        if look.end != FOUND or not self._is_there(look.pa, 1):
-            return None
-        return look.pa
+        return look.pa if self._finds(va, &look) and self._is_there(look.pa, 1) else None
 
     def page(self, va):
         cdef Look look
-        cdef uint64_t ia
-        try:
-            ia = va
-        except (OverflowError, TypeError):
-            return None
-        self._look(ia, &look)
-        if look.end != FOUND:
+        if not self._finds(va, &look):
             return None
         return look.pa, pt_leaf_bytes(&self.format, look.level)
 
@@ -289,14 +291,7 @@ cdef class LayerReads:
     def is_valid(self, va, length):
         cdef Look look
         cdef uint64_t ia, left, size
-        if self.spans == 0:
-            return None
-        try:
-            ia = va
-            left = length
-        except (OverflowError, TypeError):
-            return None
-        if left == 0 or left > PT_ALL_ONES - ia:
+        if self.spans == 0 or not self._are_known(va, length, &ia, &left):
             return None
         while left > 0:
             self._look(ia, &look)
@@ -312,12 +307,7 @@ cdef class LayerReads:
     def mapping(self, va, length, ignore_errors):
         cdef Mapping rows
         cdef uint64_t ia, left
-        try:
-            ia = va
-            left = length
-        except (OverflowError, TypeError):
-            return None
-        if left == 0 or left > PT_ALL_ONES - ia:
+        if not self._are_known(va, length, &ia, &left):
             return None
         rows = Mapping.__new__(Mapping)
         rows.reads = self

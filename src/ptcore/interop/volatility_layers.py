@@ -141,13 +141,14 @@ class CompiledWalk:
     """The methods of an Intel layer that ptcore answers; what is rare is left to the layer's own code."""
 
     INVALID = exceptions.InvalidAddressException
-    _preset: str
 
     @cached_property
     def _reads(self) -> LayerReads:
         layer: Any = self
         memory, spans = memory_below(layer._context, layer._base_layer)
-        fmt, _ = formats.preset(f"volatility3.{self._preset}")
+        # The preset has the name of the class here, whatever others made of it.
+        own = next(kind for kind in type(self).__mro__ if kind.__module__ == __name__)
+        fmt, _ = formats.preset(f"volatility3.{own.__name__}")
         return LayerReads(fmt, self, rules_of(layer), memory, spans)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -253,73 +254,49 @@ class WindowsFiveLevels(intel.WindowsIntel32e):  # type: ignore[misc]
 class Intel(CompiledWalk, intel.Intel):  # type: ignore[misc]
     """32-bit paging."""
 
-    _preset = "Intel"
-
 
 class IntelPAE(CompiledWalk, intel.IntelPAE):  # type: ignore[misc]
     """32-bit addresses, 64-bit items."""
-
-    _preset = "IntelPAE"
 
 
 class Intel32e(CompiledWalk, intel.Intel32e):  # type: ignore[misc]
     """Four levels."""
 
-    _preset = "Intel32e"
-
 
 class Intel5Level(CompiledWalk, FiveLevels):
     """Five levels."""
-
-    _preset = "Intel5Level"
 
 
 class LinuxIntel(CompiledWalk, intel.LinuxIntel):  # type: ignore[misc]
     """32-bit paging, PROT_NONE pages included."""
 
-    _preset = "LinuxIntel"
-
 
 class LinuxIntelPAE(CompiledWalk, intel.LinuxIntelPAE):  # type: ignore[misc]
     """32-bit addresses, 64-bit items, PROT_NONE pages included."""
-
-    _preset = "LinuxIntelPAE"
 
 
 class LinuxIntel32e(CompiledWalk, intel.LinuxIntel32e):  # type: ignore[misc]
     """Four levels, PROT_NONE pages included."""
 
-    _preset = "LinuxIntel32e"
-
 
 class LinuxIntel5Level(CompiledWalk, LinuxFiveLevels):
     """Five levels, PROT_NONE pages included."""
-
-    _preset = "LinuxIntel5Level"
 
 
 class WindowsIntel(CompiledWalk, intel.WindowsIntel):  # type: ignore[misc]
     """32-bit paging, pages in transition included."""
 
-    _preset = "WindowsIntel"
-
 
 class WindowsIntelPAE(CompiledWalk, intel.WindowsIntelPAE):  # type: ignore[misc]
     """32-bit addresses, 64-bit items, pages in transition included."""
-
-    _preset = "WindowsIntelPAE"
 
 
 class WindowsIntel32e(CompiledWalk, intel.WindowsIntel32e):  # type: ignore[misc]
     """Four levels, pages in transition included."""
 
-    _preset = "WindowsIntel32e"
-
 
 class WindowsIntel5Level(CompiledWalk, WindowsFiveLevels):
     """Five levels, pages in transition included."""
-
-    _preset = "WindowsIntel5Level"
 
 
 STOCK: dict[type, type] = {
