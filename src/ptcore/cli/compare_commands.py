@@ -237,6 +237,11 @@ def _as_dict(found: Comparison) -> dict[str, Any]:
     }
 
 
+def _regrets(workloads: Sequence[Workload], **options: Any) -> list[tuple[Phase, ...]]:
+    with progress_bar("regret") as move:
+        return [regret(workload, progress=move, **options) for workload in workloads]
+
+
 @click.command()
 @click.argument("workloads", nargs=-1, metavar="[SCENARIO|TRACE]...")
 @click.option("--all-scenarios", is_flag=True, help="All that ptcore scenarios lists.")
@@ -345,7 +350,7 @@ def compare(
         )
     if html is not None:
         report(several, html)
-    lost = [regret(w, constants=prices, touch=machine["touch"]) for w in steps if regret_]
+    lost = _regrets(steps, constants=prices, touch=machine["touch"]) if regret_ else []
     if parquet is not None:
         write_parquet(several, parquet)
     if json_:

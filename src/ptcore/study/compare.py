@@ -138,7 +138,7 @@ def compare(
         platform = make(known.name, count)
         strategy = _made(known, platform)
         boot = len(platform.ledger)
-        told = None if progress is None else _part(progress, known.name, number, len(chosen))
+        told = None if progress is None else part_of(progress, known.name, number, len(chosen))
         try:
             replay(workload, strategy, platform, modelled, told)
         except MapError as error:
@@ -191,7 +191,8 @@ def _made(known: Known, machine: Machine) -> Strategy:
     return strategy
 
 
-def _part(progress: Progress, name: str, number: int, of: int) -> Callable[[int, int], None]:
+def part_of(progress: Progress, name: str, number: int, of: int) -> Callable[[int, int], None]:
+    """Return what tells `progress` of the run `number` of so many, each of as many steps."""
     return lambda done, total: progress(name, number * total + done, of * total)
 
 

@@ -10,17 +10,16 @@ import numpy as np
 
 from ptcore import strategies as known_strategies
 from ptcore.errors import OutOfRange
-from ptcore.machine import Machine
+from ptcore.machine import Ledger, Machine
 from ptcore.machine.cost import DEFAULT_CONSTANTS, Constant, price
 from ptcore.strategies import Maker
-from ptcore.study.compare import MakeMachine
+from ptcore.study.compare import DEFAULT_RAM, ROWS_IN_MEMORY, MakeMachine, Progress, part_of
 from ptcore.workloads.replay import replay
 from ptcore.workloads.steps import StepKind, Touch, Workload
 
 ALONE = ("unmapped_pool", "vmalloc_lazy", "ephemeral_map_eager")
 """The parts of `hybrid` that can serve every request alone: an IOMMU serves devices."""
 PHASES = 4
-RAM = "64G"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +69,24 @@ def regret(
     touch: Touch | str | int | None = None,
     machine: MakeMachine | None = None,
     constants: Mapping[str, Constant] = DEFAULT_CONSTANTS,
+    progress: Progress | None = None,
 ) -> tuple[Phase, ...]:
     """Run `whole`, and each of `parts` alone, over the workload, each on a machine of its own.
 
-    `starts`: when phases begin, in ns (default: `phases_of`); `touch`, `constants`, `machine` as for compare.
-    What was built at boot is in no phase. Raises UnknownStrategy, and what the strategies raise.
+    `starts`: when phases begin, in ns (default: `phases_of`); `touch`, `constants`, `machine`, `progress` as
+    for compare. What was built at boot is in no phase. Raises UnknownStrategy, and what the strategies raise.
     """
     begins = phases_of(workload) if starts is None else tuple(starts)
-    make = machine if machine is not None else (lambda cpus: Machine(cpus, ram=RAM))
+    make = _machine if machine is None else machine
     model = Touch.of(touch, workload)
     found: dict[str, list[float]] = {}
-    for what in (whole, *parts):
-        known = known_strategies.find(what)
+    for number, known in enumerate(map(known_strategies.find, (whole, *parts))):
         platform = make(workload.cpus)
         strategy = known.make(platform)
         boot = len(platform.ledger)
-        replay(workload, strategy, platform, model)
-        times = platform.ledger.rows()["time_ns"][boot:]
-        rows = [boot, *(boot + int(np.searchsorted(times, at)) for at in begins[1:])]
+        told = None if progress is None else part_of(progress, known.name, number, 1 + len(parts))
+        replay(workload, strategy, platform, model, told)
+        rows = [boot, *(max(boot, row) for row in _rows_before(platform.ledger, begins[1:]))]
         after = [price(platform.ledger, constants, first_row=row).cycles for row in rows]
         found[known.name] = [a - b for a, b in zip(after, [*after[1:], 0.0], strict=True)]
     first = known_strategies.find(whole).name
@@ -95,6 +94,20 @@ def regret(
         Phase(at, found[first][n], {name: found[name][n] for name in found if name != first})
         for n, at in enumerate(begins)
     )
+
+
+def _machine(cpus: int) -> Machine:
+    return Machine(cpus, ram=DEFAULT_RAM, ledger=Ledger(limit_rows=ROWS_IN_MEMORY))
+
+
+def _rows_before(ledger: Ledger, times_ns: Sequence[int]) -> list[int]:
+    """Return how many rows there are before each time."""
+    found = np.zeros(len(times_ns), dtype=np.int64)
+    for rows, weights in ledger.weighted():
+        # Rows that are stored once and happened several times happened at one time.
+        ends = np.concatenate([[0], np.cumsum(weights)])
+        found += ends[np.searchsorted(rows["time_ns"], times_ns)]
+    return found.tolist()
 
 
 __all__ = ["PHASES", "Phase", "phases_of", "regret"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ptcore.errors import OutOfRange
-from ptcore.machine import Machine
+from ptcore.machine import Ledger, Machine
 from ptcore.machine.cost import price
 from ptcore.strategies import get
-from ptcore.study.regret import Phase, phases_of, regret
+from ptcore.study.regret import Phase, _rows_before, phases_of, regret
 from ptcore.workloads.replay import replay
 from ptcore.workloads.scenarios import scenario
 from ptcore.workloads.steps import StepKind, Touch
@@ -69,3 +69,27 @@ def test_regret_is_relative_to_the_best() -> None:
     assert (phase.best, phase.regret) == ("a", 0.5)
     assert Phase(0, 1.0, {"a": 0.0}).regret == float("inf")
     assert Phase(0, 0.0, {"a": 0.0}).regret == 0.0
+
+
+def test_a_phases_rows_are_found_in_a_ledger_of_many_parts(workload) -> None:
+    told: list[tuple[str, int, int]] = []
+    whole, streamed = (
+        regret(
+            workload,
+            machine=lambda n, limit=limit: Machine(n, ram="8G", ledger=Ledger(limit_rows=limit)),
+            progress=lambda *one: told.append(one),
+        )
+        for limit in (None, 100)
+    )
+    assert whole == streamed
+    assert {name for name, _, _ in told} == {"hybrid", *whole[0].alone}
+    assert told[-1][1] == told[-1][2] == 4 * len(workload.steps)
+
+
+def test_rows_before_a_time_are_those_of_an_earlier_time() -> None:
+    machine = Machine(2, ram="8G")
+    replay(scenario("secrets", 30, 2), get("naive_unmap").make(machine), machine, Touch(1))
+    times = machine.ledger.rows()["time_ns"]
+    assert len(times) > sum(len(part.rows) for part in machine.ledger.parts()), "rows repeat"
+    asked = [0, *(int(at) + more for at in times[:: len(times) // 9] for more in (0, 1)), 1 << 62]
+    assert _rows_before(machine.ledger, asked) == [int((times < at).sum()) for at in asked]
