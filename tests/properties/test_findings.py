@@ -184,6 +184,8 @@ def test_a_loop_is_found_on_whichever_way_it_is_one(seed: int) -> None:
     loops = rows[rows["rule"] == Rule.LOOP]
     expected = loops_of(table.memory, (table.root,))
     assert set(loops["entry_address"].tolist()) == expected
+    said = table.stats().self_maps
+    assert (set(said), len(said)) == (expected, len(expected))
     OUTCOMES["loop"] += len(expected)
 
 

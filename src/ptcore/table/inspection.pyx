@@ -7,7 +7,7 @@ from libc.stdlib cimport free, realloc
 import numpy as np
 
 from ptcore.memory.physical cimport PhysicalMemory, pt_at, pt_at_any, pt_holds
-from ptcore.table.abi cimport PT_EMPTY, PT_LEAF, PT_RESERVED, PT_TABLE, pt_format, pt_item, pt_space
+from ptcore.table.abi cimport PT_EMPTY, PT_LEAF, PT_RESERVED, pt_format, pt_item, pt_space
 from ptcore.table.decode cimport (
     pt_breaks_rule,
     pt_entry_bytes,
@@ -24,6 +24,7 @@ from ptcore.table.decode cimport (
 )
 from ptcore.table.engine cimport pt_engine
 from ptcore.table.page_table cimport PageTable
+from ptcore.table.scan cimport loops
 
 from ptcore.table.rows import FINDING_DTYPE, Rule
 
@@ -40,20 +41,6 @@ cdef packed struct Finding:
     uint64_t other
     uint8_t rule
     uint8_t level
-
-
-cdef bint _is_above(object table, tuple place, dict parents) except -1:
-    """Whether any way from the root to a place, a (table, level), has `table` on it."""
-    ahead = [place]
-    met = {place}
-    while ahead:
-        here = ahead.pop()
-        if here[0] == table:
-            return True
-        new = [up for up in parents.get(here, ()) if up not in met]
-        met.update(new)
-        ahead += new
-    return False
 
 
 @cython.final
@@ -155,45 +142,17 @@ cdef class Inspection:
     # -- loops -------------------------------------------------------------------------------
 
     cdef int find_loops(self) except -1:
-        """Note the items that point to a table above them, on whichever of the ways that lead to them."""
-        levels = {}
-        for table, level in self.tables:
-            levels.setdefault(table, []).append(level)
-        # A table above an item that points to it was met at two levels.
-        several = {table for table, met in levels.items() if len(met) > 1}
-        if not several:
-            return 0
-        parents = {}
+        """Note the items that point to a table above them, in order of address."""
+        cdef uint64_t first, va, index
+        cdef int level
         found = []
-        for (table, level), va in zip(self.tables, self.vas):
-            self.follow(table, level, va, parents, found, several)
-        for va, at, table, level, target in sorted(found):
-            if _is_above(target, (table, level), parents):
-                self.add(LOOP, level, va, at, target)
-        return 0
-
-    cdef int follow(
-        self, uint64_t table, int level, uint64_t va, dict parents, list found, set several
-    ) except -1:
-        """Note the parent of each table below, and the items that point to one of `several`."""
-        cdef uint64_t index, at, target, first
-        cdef const uint8_t *bytes
-        cdef pt_item item
-        for index in range(pt_item_count(self.f, level)):
-            at = pt_item_at(self.f, table, index)
-            bytes = pt_at(self.space.memory, at, pt_entry_bytes(self.f))
-            if bytes == NULL:
-                continue
-            item = pt_load(self.f, bytes)
-            if pt_kind(self.f, level, item) != PT_TABLE:
-                continue
-            if pt_breaks_rule(self.f, &self.space.rules, level, 0, item):
-                continue
-            target = pt_output(self.f, &self.space.rules, level, 0, item)
-            parents.setdefault((target, pt_next_level(self.f, level, item)), []).append((table, level))
-            if target in several:
-                first = pt_full_input(self.f, va | index << self.f.level[level].shift)
-                found.append((first, at, table, level, target))
+        for place, index, at, target in loops(self.space, self.tables):
+            va = self.vas[place]
+            level = self.tables[place][1]
+            first = pt_full_input(self.f, va | index << self.f.level[level].shift)
+            found.append((first, at, level, target))
+        for first, at, level, target in sorted(found):
+            self.add(LOOP, level, first, at, target)
         return 0
 
     def run(self):

@@ -252,7 +252,9 @@ class PageTable:
         """
 
     def stats(self) -> Stats:
-        """Count tables, leaves, empty and reserved items; see Stats. Cost: O(tables)."""
+        """Count tables, leaves, empty and reserved items; see Stats. Cost: O(tables), and where a table is
+        met at two levels the ways up from each item that points to one.
+        """
 
     def harvest(
         self, what: Literal["dirty", "accessed"], *, clear: bool = True

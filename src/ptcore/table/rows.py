@@ -107,7 +107,8 @@ class Stats:
 
     `empty`, `leaves`, `reserved`: items; `outside`: items of tables that lie outside the memory.
     `mapped_bytes` counts every way to reach a leaf. `shared_tables`: references to a table beyond
-    the first. `self_maps`: the addresses of items that point back to a table above them.
+    the first. `self_maps`: the addresses of items that point back to a table above them, on any way
+    that leads to them.
     """
 
     tables: tuple[int, ...]

@@ -33,5 +33,6 @@ cdef object mappings(
     PhysicalMemory memory, const pt_space *space, const pt_engine *engine, list ranges, bint expand
 )
 cdef object reverse(PhysicalMemory memory, const pt_space *space, uint64_t pa)
+cdef list loops(const pt_space *space, list places)
 cdef object stats(PhysicalMemory memory, const pt_space *space)
 cdef object harvest(PhysicalMemory memory, const pt_space *space, bint dirty, bint clear)

@@ -377,6 +377,66 @@ cdef object reverse(PhysicalMemory memory, const pt_space *space, uint64_t pa):
             return np.array(sorted(out), dtype=np.uint64)
 
 
+# -- loops ---------------------------------------------------------------------------------------
+
+
+cdef list loops(const pt_space *space, list places):
+    """The items that point to a table above them, on whichever of the ways that lead to them.
+
+    `places`: every (table, level) that the root reaches. Rows of (number of the place, index, address of
+    the item, table that it points to). O(tables) where none is met at two levels, as all in a loop are.
+    """
+    met = set()
+    several = set()
+    for table, _ in places:
+        (several if table in met else met).add(table)
+    if not several:
+        return []
+    parents = {}
+    found = []
+    for number, place in enumerate(places):
+        follow(space, number, place, several, parents, found)
+    return [row for row in found if is_above(row[3], places[row[0]], parents)]
+
+
+cdef int follow(
+    const pt_space *space, number, tuple place, set several, dict parents, list found
+) except -1:
+    """Note the parent of each table below a place, and the items that point to one of `several`."""
+    cdef uint64_t table = place[0], index, at, target
+    cdef int level = place[1]
+    cdef const pt_format *f = space.format
+    cdef const uint8_t *bytes
+    cdef pt_item item
+    for index in range(pt_item_count(f, level)):
+        at = pt_item_at(f, table, index)
+        bytes = pt_at(space.memory, at, pt_entry_bytes(f))
+        if bytes == NULL:
+            continue
+        item = pt_load(f, bytes)
+        if pt_kind(f, level, item) != PT_TABLE or pt_breaks_rule(f, &space.rules, level, 0, item):
+            continue
+        target = pt_output(f, &space.rules, level, 0, item)
+        parents.setdefault((target, pt_next_level(f, level, item)), []).append(place)
+        if target in several:
+            found.append((number, index, at, target))
+    return 0
+
+
+cdef bint is_above(object table, tuple place, dict parents) except -1:
+    """Whether any way from the root to a place has `table` on it."""
+    ahead = [place]
+    met = {place}
+    while ahead:
+        here = ahead.pop()
+        if here[0] == table:
+            return True
+        new = [up for up in parents.get(here, ()) if up not in met]
+        met.update(new)
+        ahead += new
+    return False
+
+
 # -- stats ---------------------------------------------------------------------------------------
 
 
@@ -385,8 +445,6 @@ cdef class Tally:
     cdef const pt_space *space
     cdef dict mapped  # (table, level) -> bytes mapped under it
     cdef list tables, leaves, empty, reserved, outside
-    cdef list self_maps
-    cdef list on_path
     cdef object references
 
     cdef object count(self, uint64_t table, int level):
@@ -401,7 +459,6 @@ cdef class Tally:
         mapped = 0
         self.mapped[key] = 0  # a table that reaches itself at its own level cannot be: levels fall
         self.tables[level] += 1
-        self.on_path.append(table)
         for index in range(pt_item_count(self.space.format, level)):
             at = pt_item_at(self.space.format, table, index)
             bytes = pt_at(self.space.memory, at, size)
@@ -426,10 +483,7 @@ cdef class Tally:
             else:
                 below = pt_output(self.space.format, &self.space.rules, level, 0, item)
                 self.references += 1
-                if below in self.on_path:
-                    self.self_maps.append(at)
                 mapped += self.count(below, pt_next_level(self.space.format, level, item))
-        self.on_path.pop()
         self.mapped[key] = mapped
         return mapped
 
@@ -442,8 +496,6 @@ cdef object stats(PhysicalMemory memory, const pt_space *space):
         tally = Tally.__new__(Tally)
         tally.space = space
         tally.mapped = {}
-        tally.on_path = []
-        tally.self_maps = []
         tally.references = 0
         tally.tables = [0] * levels
         tally.leaves = [0] * levels
@@ -461,7 +513,7 @@ cdef object stats(PhysicalMemory memory, const pt_space *space):
         "outside": tuple(tally.outside),
         "mapped_bytes": mapped,
         "shared_tables": tally.references + 1 - sum(tally.tables),
-        "self_maps": tuple(dict.fromkeys(tally.self_maps)),
+        "self_maps": tuple(dict.fromkeys(at for _, _, at, _ in loops(space, list(tally.mapped)))),
     }
 
 
