@@ -136,7 +136,7 @@ def write_rows(
     rows: Rows, path: str, names: Mapping[str, Callable[[Any], object]] | None = None
 ) -> None:
     """Write rows to a file of columns: Parquet as the array has them, CSV as people read them."""
-    from ptcore.study.outputs import whole_file  # what stands above is imported when it is needed
+    from ptcore.machine.ledger_files import whole_file  # imported when it is needed
 
     with whole_file(path) as part:
         if Path(path).suffix == ".parquet":

@@ -149,7 +149,7 @@ def _writer(output: str | None, to: str) -> Iterator[Writer]:
             yield write
             sys.stdout.buffer.flush()
         return
-    from ptcore.study.outputs import whole_file  # what stands above is imported when it is needed
+    from ptcore.machine.ledger_files import whole_file  # imported when it is needed
 
     form = FORMS.get(Path(output).suffix)
     with whole_file(output) as part:
