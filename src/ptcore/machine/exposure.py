@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,22 +29,29 @@ class Exposure:
     still_open: int
 
 
-def windows(
-    ledger: Ledger, cpus: int, *, told: Callable[[int], None] | None = None
-) -> NDArray[Any]:
+def windows(ledger: Ledger, cpus: int) -> NDArray[Any]:
     """Return the exposure windows of a ledger of a machine with `cpus` CPUs (WINDOW_DTYPE).
 
     A window opens when frames are freed whose translations were taken out of the tables but not yet
     invalidated everywhere. Frames that were never unmapped open none: that a strategy leaves them
-    reachable is its design, and it says so. `told` is given how many of the rows of EVENTS were read, a chunk
-    at a time. Pure; O(rows * log stale spans + spans that rows are about).
+    reachable is its design, and it says so. Pure; O(rows * log stale spans + spans that rows are about).
     """
     scan = WindowScan(ledger, cpus)
     for rows in ledger.chunks(events=EVENTS):
         scan.feed(rows)
-        if told is not None:
-            told(len(rows))
     return scan.finish(ledger.last_ns)
+
+
+def windows_by_chunk(ledger: Ledger, cpus: int) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield what `windows` returns a part at a time, each with how many rows of EVENTS were read for it.
+
+    There may be as many windows as rows: this holds only those of a chunk, and those that are open.
+    """
+    scan = WindowScan(ledger, cpus)
+    for rows in ledger.chunks(events=EVENTS):
+        scan.feed(rows)
+        yield len(rows), scan.take()
+    yield 0, scan.finish(ledger.last_ns)
 
 
 def summary(found: NDArray[Any]) -> Exposure:
@@ -68,4 +75,4 @@ def summary(found: NDArray[Any]) -> Exposure:
     )
 
 
-__all__ = ["EVENTS", "WINDOW_DTYPE", "Exposure", "summary", "windows"]
+__all__ = ["EVENTS", "WINDOW_DTYPE", "Exposure", "summary", "windows", "windows_by_chunk"]

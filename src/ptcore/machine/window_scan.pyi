@@ -24,5 +24,8 @@ class WindowScan:
     def feed(self, rows: NDArray[Any]) -> None:
         """Go on with these rows (ROW_DTYPE), which come after those before."""
 
+    def take(self) -> NDArray[Any]:
+        """Return the windows (WINDOW_DTYPE) that closed since the last time, in the order of their ends."""
+
     def finish(self, end_ns: int) -> NDArray[Any]:
-        """Return all windows (WINDOW_DTYPE) in the order of their ends; those still open end at `end_ns`."""
+        """Return those not yet taken; those still open come last and end at `end_ns`."""

@@ -186,10 +186,18 @@ cdef class WindowScan:
         self.used += 1
         return 0
 
+    def take(self):
+        cdef uint8_t[::1] bytes_
+        out = np.empty(self.used, dtype=WINDOW_DTYPE)
+        if self.used:
+            bytes_ = out.view(np.uint8)
+            memcpy(&bytes_[0], self.out, self.used * sizeof(Window))
+        self.used = 0
+        return out
+
     def finish(self, end_ns):
         cdef size_t k
         cdef Opened *o
-        cdef uint8_t[::1] bytes_
         self.spans.found.count = 0
         iv_meeting(&self.spans.by_address, self.spans.by_address.root, 0, <uint64_t>-1, &self.spans.found)
         self.spans.sort(&self.spans.found)
@@ -197,8 +205,4 @@ cdef class WindowScan:
             o = &self.opened[self.spans.found.ids[k]]
             if o.freed_ns >= 0:
                 self.put(o, end_ns, False)
-        out = np.empty(self.used, dtype=WINDOW_DTYPE)
-        if self.used:
-            bytes_ = out.view(np.uint8)
-            memcpy(&bytes_[0], self.out, self.used * sizeof(Window))
-        return out
+        return self.take()

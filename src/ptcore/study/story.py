@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ptcore.errors import OutOfRange, TraceError
 from ptcore.machine.events import Event
 from ptcore.machine.exposure import EVENTS as OF_WINDOWS
-from ptcore.machine.exposure import windows
+from ptcore.machine.exposure import windows_by_chunk
 from ptcore.machine.ledger import Ledger
 
 Progress = Callable[[str, int, int], None]
@@ -103,9 +103,14 @@ def _values(column: NDArray[Any]) -> list[int]:
 
 
 def _choose(ledger: Ledger, cpus: int, steps: _Steps) -> int:
-    found = windows(ledger, cpus, told=lambda rows: steps.done("exposed pages", rows))
-    if len(found):
-        return int(found["pa"][np.argmax(found["end_ns"] - found["start_ns"])])
+    longest, pa = -1, 0
+    for rows, found in windows_by_chunk(ledger, cpus):
+        lengths = found["end_ns"] - found["start_ns"]
+        if lengths.max(initial=-1) > longest:
+            longest, pa = int(lengths.max()), int(found["pa"][np.argmax(lengths)])
+        steps.done("exposed pages", rows)
+    if longest >= 0:
+        return pa
     for taken in ledger.chunks(events=(Event.FRAMES_ALLOCATED,)):
         return int(taken["pa"][0])
     raise TraceError("the ledger has no page: no frame was allocated")

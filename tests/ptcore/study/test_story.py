@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -13,6 +14,7 @@ from ptcore.cli.commands import ptcore
 from ptcore.errors import FormatError, OutOfRange, TraceError
 from ptcore.machine import Event, Ledger, Machine, Request
 from ptcore.machine.cost import DEFAULT_CONSTANTS, read_constants
+from ptcore.machine.exposure import EVENTS, windows, windows_by_chunk
 from ptcore.study.story import _cpus, _Row, _Steps, _Teller, story
 from ptcore.units import Span
 from ptcore.workloads.replay import replay
@@ -141,11 +143,32 @@ def test_what_is_read_in_chunks_is_what_every_row_says_one_by_one(name: str) -> 
             assert story(InChunks(ledger, most), pa)[1:] == expected
 
 
+@pytest.mark.parametrize(
+    "name", ["iommu_deferred", "vmalloc_lazy", "page_table_cache+unmapped_pool"]
+)
+def test_windows_come_a_part_at_a_time_and_the_longest_of_all_names_the_page(name: str) -> None:
+    machine = Machine(4, ram="4G")
+    replay(scenario("phases", 200, 4), strategies.get(name).make(machine), machine, None)
+    ledger = machine.ledger
+    whole = windows(ledger, 4)
+    lengths = whole["end_ns"] - whole["start_ns"]
+    expected = f"The page at {int(whole['pa'][np.argmax(lengths)]) & -PAGE:#x}:"
+    for most in (5, 333, 1 << 16):
+        few = InChunks(ledger, most)
+        counts, parts = zip(*windows_by_chunk(few, 4), strict=True)
+        assert np.array_equal(np.concatenate(parts), whole)
+        assert sum(counts) == sum(ledger.totals()[event][0] for event in EVENTS)
+        assert story(few)[0] == expected
+    assert len(whole) > 50
+    assert sum(len(part) > 0 for part in parts) <= 2
+    assert len(np.unique(lengths)) > 10
+
+
 def test_progress_goes_up_to_the_end() -> None:
     machine, _ = lived("iommu_deferred")
     told: list[tuple[str, int, int]] = []
     story(machine.ledger, progress=lambda *one: told.append(one))
-    assert [what for what, _, _ in told] == ["CPUs", "exposed pages", "the page"]
+    assert list(dict.fromkeys(what for what, _, _ in told)) == ["CPUs", "exposed pages", "the page"]
     done = [rows for _, rows, _ in told]
     assert done == sorted(done)
     assert done[-1] == told[-1][2] == told[0][2]
