@@ -121,7 +121,8 @@ def compare(
     in place of the workload's own accesses (default: those, or every page once where it has none);
     `ledger`: makes the ledger of a strategy by its name, for machines that are not given (default: one that
     keeps ROWS_IN_MEMORY rows and streams what is beyond to disk); `keep` is given each ledger, also that of
-    a run which is interrupted; `progress` is told (strategy, steps done, steps of all strategies).
+    a run which is interrupted; `progress` is told (strategy, steps done, steps of all strategies), and
+    (figures of the strategy, ...) when its ledger is read.
     Raises UnknownStrategy for a name that is none or a maker that cannot be imported, FormatError for an
     unknown preset, and OutOfRange for fewer CPUs than the workload uses, before anything is run;
     UnknownStrategy too when what a maker returns is no Strategy.
@@ -147,6 +148,9 @@ def compare(
         finally:
             if keep is not None:
                 keep(strategy.name, platform.ledger)
+        if progress is not None:
+            steps = len(workload.steps)
+            part_of(progress, f"figures of {known.name}", number, len(chosen))(steps, steps)
         rows.append(_row(strategy, known.provenance, platform, boot, constants))
     return Comparison(
         workload.name,

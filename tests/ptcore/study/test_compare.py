@@ -145,6 +145,19 @@ def test_invalidations_are_counted_as_row_by_row(name: str) -> None:
     assert everywhere > 0 or name == "iommu_deferred"
 
 
+def test_progress_names_the_strategy_and_then_its_figures() -> None:
+    told: list[tuple[str, int, int]] = []
+    workload = scenario("page_cache", 80, 3)
+    compare(workload, ["direct_map", "vmalloc_lazy"], progress=lambda *one: told.append(one))
+    whole = 2 * len(workload.steps)
+    assert list(dict.fromkeys(name for name, _, _ in told)) == [
+        "direct_map", "figures of direct_map", "vmalloc_lazy", "figures of vmalloc_lazy",
+    ]  # fmt: skip
+    done = [steps for _, steps, _ in told]
+    assert done == sorted(done)
+    assert {total for _, _, total in told} == {whole} == {done[-1]}
+
+
 def booted(name: str, cpus: int) -> Machine:
     machine = Machine(cpus, ram="64G")
     strategies.get(name).make(machine)
