@@ -21,9 +21,9 @@ from __future__ import annotations
 
 from ptcore.errors import MapError, NotUniform
 from ptcore.machine import Event, Handle, Machine, Request
+from ptcore.machine.requests import Live
 from ptcore.strategies import Known
 from ptcore.strategies.layouts import block_bytes, layout_of
-from ptcore.strategies.live import Live
 from ptcore.units import Span
 
 

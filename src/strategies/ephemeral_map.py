@@ -19,8 +19,8 @@ from __future__ import annotations
 from functools import partial
 
 from ptcore.machine import Event, Handle, Machine, Request
+from ptcore.machine.requests import Live
 from ptcore.strategies import Known
-from ptcore.strategies.live import Live
 from ptcore.strategies.windows import EphemeralWindow
 from ptcore.units import Span
 

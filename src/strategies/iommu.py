@@ -39,8 +39,8 @@ from ptcore.errors import MapError, NoAddressSpace
 from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.machine.device import DEVICE_FORMAT, DEVICE_TLB
 from ptcore.machine.machine import TABLE_SHARE
+from ptcore.machine.requests import Live
 from ptcore.strategies import Known
-from ptcore.strategies.live import Live
 from ptcore.table import PageTable, guest_memory
 from ptcore.units import Span
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from ptcore.errors import OutOfRange
 from ptcore.machine import Event, Handle, Machine, Request
+from ptcore.machine.requests import Live
 from ptcore.strategies import Known
 from ptcore.strategies.layouts import SLOTS_WINDOW, layout_of
-from ptcore.strategies.live import Live
 from ptcore.strategies.windows import build_tables
 from ptcore.units import Span
 

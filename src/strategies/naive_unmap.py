@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from ptcore.errors import MapError
 from ptcore.machine import Event, Handle, Machine, Request
+from ptcore.machine.requests import Live
 from ptcore.strategies import Known
 from ptcore.strategies.direct_map import map_all, split
-from ptcore.strategies.live import Live
 from ptcore.units import Span
 
 

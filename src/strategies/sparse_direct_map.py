@@ -16,9 +16,9 @@ from functools import partial
 
 from ptcore.errors import AddressError, AlreadyMapped, MapError, NotMapped
 from ptcore.machine import Event, Handle, Machine, Request
+from ptcore.machine.requests import Live
 from ptcore.strategies import Known
 from ptcore.strategies.layouts import layout_of
-from ptcore.strategies.live import Live
 from ptcore.units import Span
 
 

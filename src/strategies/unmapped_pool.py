@@ -13,11 +13,11 @@ from __future__ import annotations
 from ptcore.allocators import AddressTree
 from ptcore.errors import MapError, NoAddressSpace
 from ptcore.machine import Event, Handle, Machine, Request
+from ptcore.machine.requests import Live
 from ptcore.strategies import Known
 from ptcore.strategies.direct_map import map_all, split
 from ptcore.strategies.ephemeral_map import MOST_PAGES
 from ptcore.strategies.layouts import block_bytes
-from ptcore.strategies.live import Live
 from ptcore.strategies.windows import EphemeralWindow
 from ptcore.units import Span
 

@@ -25,9 +25,9 @@ from functools import partial
 from ptcore.allocators import AddressTree
 from ptcore.errors import MapError, NoAddressSpace
 from ptcore.machine import Event, Handle, Machine, Request
+from ptcore.machine.requests import Live
 from ptcore.strategies import Known
 from ptcore.strategies.layouts import block_bytes, layout_of
-from ptcore.strategies.live import Live
 from ptcore.strategies.vmap_areas import VmapAreas, VmapOptions
 from ptcore.strategies.windows import build_tables
 from ptcore.units import Span

@@ -46,3 +46,6 @@ cdef class AddressTree:
     cdef int32_t after(self, uint64_t address) noexcept
     cdef bint find(self, int32_t n, Fit *fit) noexcept
     cdef int take(self, int32_t n, uint64_t start, uint64_t last) except -1
+    # For other compiled rooms: `allocate` and `free` for numbers that were looked at.
+    cdef bint take_lowest(self, uint64_t size, uint64_t align, uint64_t *start) except -1
+    cdef bint give_back(self, uint64_t at, uint64_t last) except -1

@@ -220,6 +220,15 @@ cdef class AddressTree:
             self.root = self.inserted(self.root, other)
         return 0
 
+    cdef bint take_lowest(self, uint64_t size, uint64_t align, uint64_t *start) except -1:
+        """Take `size` (not 0) bytes where they fit lowest, aligned to a power of two; False where they do not."""
+        cdef Fit fit = Fit(size - 1, size - 1, align, self.first, self.last, 0)
+        if not self.find(self.root, &fit):
+            return False
+        self.take(self.at_or_before(fit.found), fit.found, fit.found + fit.size)
+        start[0] = fit.found
+        return True
+
     def allocate(self, size, align=1, first=None, last=None, *, search_size=None):
         cdef Fit fit
         length = parse_size(size)
@@ -267,18 +276,12 @@ cdef class AddressTree:
             )
         return low, low + length - 1
 
-    def free(self, start, size):
-        cdef uint64_t at, last
-        cdef int32_t before, next_
+    cdef bint give_back(self, uint64_t at, uint64_t last) except -1:
+        """Let [at, last] be free, joined with what is free beside it; False where a part of it is free already."""
+        cdef int32_t before = self.at_or_before(at), next_ = self.after(at)
         cdef bint joins_before, joins_next
-        span = self._span(start, size, NotAllocated)
-        at, last = span
-        before = self.at_or_before(at)
-        next_ = self.after(at)
-        if (before != NIL and self.nodes[before].last >= at) or (
-            next_ != NIL and self.nodes[next_].start <= last
-        ):
-            raise NotAllocated(f"a part of {at:#x}..{last:#x} is free already")
+        if (before != NIL and self.nodes[before].last >= at) or (next_ != NIL and self.nodes[next_].start <= last):
+            return False
         joins_before = before != NIL and self.nodes[before].last == at - 1
         joins_next = next_ != NIL and self.nodes[next_].start - 1 == last
         if joins_before and joins_next:
@@ -291,6 +294,12 @@ cdef class AddressTree:
             self.reshape(self.root, self.nodes[next_].start, at, self.nodes[next_].last)
         else:
             self.root = self.inserted(self.root, self.take_node(at, last))
+        return True
+
+    def free(self, start, size):
+        at, last = self._span(start, size, NotAllocated)
+        if not self.give_back(at, last):
+            raise NotAllocated(f"a part of {at:#x}..{last:#x} is free already")
 
     @property
     def largest(self):

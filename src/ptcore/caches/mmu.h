@@ -64,6 +64,28 @@ PT_INLINE int mmu_is_bare(const mmu *m) {
            (m->guest_cache == NULL || wc_is_empty(m->guest_cache));
 }
 
+/* Drops what the CPU caches of [first, last], whoever's it is: entries, and the items over them. */
+static inline __attribute__((unused)) void mmu_drop(mmu *m, uint64_t first, uint64_t last) {
+    const tlb_chosen every = {0, 0, 1, 1, 0};
+    tlb_invalidate(m->tlb, first, last, &every);
+    if (m->walk_cache != NULL)
+        wc_invalidate(m->walk_cache, first, last, 0, 0);
+    if (m->guest_cache != NULL)
+        wc_invalidate(m->guest_cache, first, last, 0, 0);
+}
+
+/* Drops all that the CPU caches. */
+static inline __attribute__((unused)) void mmu_drop_all(mmu *m) {
+    const tlb_chosen every = {0, 0, 1, 1, 0};
+    walk_cache *const caches[] = {m->walk_cache, m->guest_cache, m->host_cache};
+    tlb_invalidate_all(m->tlb, &every, TLB_MAX_LEVELS);
+    for (unsigned n = 0; n < sizeof caches / sizeof *caches; n++)
+        if (caches[n] != NULL)
+            wc_invalidate(caches[n], 0, UINT64_MAX, 0, 0);
+    if (m->second != NULL)
+        tlb_invalidate_all(m->second, &every, TLB_MAX_LEVELS);
+}
+
 /* -- what a walk costs ------------------------------------------------------------------------------------ */
 
 /* A read of an item, through the data cache if there is one. Returns its cycles. */

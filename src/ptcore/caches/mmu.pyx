@@ -286,15 +286,7 @@ cdef class Mmu:
             mmu_asks(&self.c, first + n * stride, need, &pa, &status)
 
     cdef void drop(self, uint64_t first, uint64_t last) noexcept nogil:
-        cdef tlb_chosen every
-        every.mask = every.value = 0
-        every.globals = every.tagged = True
-        every.larger_stay = False
-        tlb_invalidate(self.c.tlb, first, last, &every)
-        if self.c.walk_cache != NULL:
-            wc_invalidate(self.c.walk_cache, first, last, 0, 0)
-        if self.c.guest_cache != NULL:
-            wc_invalidate(self.c.guest_cache, first, last, 0, 0)
+        mmu_drop(&self.c, first, last)
 
     def invalidate(self, first, last, *, structures=True):
         dropped = self.tlb.invalidate(first, last)

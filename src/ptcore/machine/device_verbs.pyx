@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from ptcore.caches.mmu cimport Mmu, mmu_counts, need_of
 from ptcore.machine.stale cimport CpuSet, StaleSpans
 from ptcore.machine.verbs cimport Verbs
-from ptcore.table.abi cimport PT_OK, pt_item
+from ptcore.table.abi cimport pt_item
 from ptcore.table.leaf_run cimport LeafRuns
 from ptcore.table.page_table cimport PageTable
 
@@ -82,7 +82,7 @@ cdef class DeviceVerbs:
             first, size, frame = iova, length, pa
             self.must_not_be_stale(first, first + size - 1)
             self.runs.attributes_of(access, None, True, &item, &rights)
-            pages = self.runs.map(first, size, frame, True, item, rights)
+            pages = self.runs.map(first, size, frame, True, item, rights, NULL)
             if pages:
                 self.machine.row(ENTRIES_WRITTEN, cpu, pages, 0, 0, 0, None)
                 self.flush_run(first, first + size - 1, cpu)
@@ -102,9 +102,9 @@ cdef class DeviceVerbs:
         cdef uint64_t pa = 0, pages, first, size
         if is_run(iova, length):
             first, size = iova, length
-            if self.own_table.translate_one(first, 1, &pa) == PT_OK and self.runs.mapped(first, size):
+            pages = self.runs.unmap(first, size, NULL, &pa)
+            if pages:
                 self.flush_run(first, first + size - 1, cpu)
-                pages = self.runs.unmap(first, size)
                 self.machine.row(ENTRIES_WRITTEN, cpu, pages, 0, 0, 0, None)
                 self.opened(first, first + size - 1, pa, cpu)
                 return

@@ -236,10 +236,11 @@ cdef class Ledger:
             moves[0] |= MOVES_FRAME
         return True
 
-    cdef int fold(self, uint64_t start, uint64_t mark, int64_t step) except -1:
+    cdef bint fold(self, uint64_t start, uint64_t mark, int64_t step) except -1:
         """Store the rows from `mark` on as one more time of those before them, if they are that.
 
-        `start`: the first row that may be taken for it. What the ledger says is the same as before. O(rows).
+        `start`: the first row that may be taken for it. What the ledger says is the same as before. Returns
+        whether it did so. O(rows).
         """
         cdef size_t period = self.before + self.used - mark, n
         cdef uint64_t times = 1
@@ -271,7 +272,18 @@ cdef class Ledger:
                 old[n].moves = moves[n]
         last.times += 1
         self.used -= period
-        return 0
+        return 1
+
+    cdef void again(self) noexcept:
+        """The rows that were folded last, and after which there are none, happened once more."""
+        cdef Repeat *last = &self.repeats[self.repeats_used - 1]
+        cdef const LedgerRow *rows = &self.data[last.at - self.before]
+        cdef uint32_t n
+        for n in range(last.period):
+            self.numbers[rows[n].event] += 1
+            self.sums[rows[n].event] += rows[n].count
+        last.times += 1
+        self.length += last.period
 
     cdef Repeat *new_repeat(self) except NULL:
         cdef Repeat *grown

@@ -1,19 +1,21 @@
 """What a Machine does for every request, compiled."""
 
 cimport cython
+from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 
 from heapq import heappop, heappush
 
-from ptcore.caches.mmu cimport Mmu, mmu_is_bare, need_of
-from ptcore.caches.tlb cimport Tlb, tlb_holds
+from ptcore.allocators.address_tree cimport AddressTree
+from ptcore.caches.mmu cimport Mmu, mmu, mmu_counts, mmu_drop, mmu_drop_all, mmu_is_bare, need_of
+from ptcore.caches.tlb cimport tlb_chosen, tlb_holds, tlb_invalidate
 from ptcore.machine.ledger cimport Ledger
-from ptcore.machine.stale cimport CpuSet, StaleSpans
-from ptcore.table.abi cimport PT_OK, pt_item
-from ptcore.table.leaf_run cimport LeafRuns
+from ptcore.machine.stale cimport CpuSet, StaleSpans, iv_node
+from ptcore.table.abi cimport pt_item
+from ptcore.table.leaf_run cimport LeafRuns, Near
 from ptcore.table.page_table cimport PageTable
 
-from ptcore.allocators import AddressTree
 from ptcore.errors import AddressError, InvalidationOwed, NoAddressSpace, NoFrame, OutOfRange
 from ptcore.machine import processes
 from ptcore.machine.events import Event
@@ -47,6 +49,20 @@ cdef int POOL_TAKEN = Event.POOL_TAKEN
 cdef int POOL_RETURNED = Event.POOL_RETURNED
 
 
+cdef extern from *:
+    int lowest_bit "__builtin_ctzll"(unsigned long long) nogil
+
+
+cdef unsigned need_of_kind(kind) except? 0xFFFF:
+    if kind not in KINDS:
+        raise AddressError(f"an access is 'r', 'w' or 'x', not {kind!r}")
+    return need_of(kind, False)
+
+
+cdef bint is_alike(const Seen *a, const Seen *b) noexcept:
+    return a.lower == b.lower and a.walks == b.walks and a.references == b.references and a.faults == b.faults
+
+
 cdef bint is_address(value) except -1:
     return type(value) is int and 0 <= value <= ALL_ONES
 
@@ -56,6 +72,12 @@ cdef class Verbs:
         self.table = table
         self.memory = self.table.memory
         self.mmus = tuple(mmus)
+        self.cpu_count = len(self.mmus)
+        self.own_mmus = <PyObject **>malloc(self.cpu_count * sizeof(PyObject *))
+        if self.own_mmus == NULL:
+            raise MemoryError()
+        for number in range(self.cpu_count):
+            self.own_mmus[<uint32_t>number] = <PyObject *><Mmu?>self.mmus[number]  # the tuple holds them
         self.ledger = ledger
         self.shootdown = shootdown
         self.interrupts = shootdown.interrupts
@@ -70,19 +92,31 @@ cdef class Verbs:
         self.owed = []
         self.timers = []
         self.sets = {}
+        self.sets_of_bits = {}
         self.everyone = self.set_of(range(len(self.mmus)))
         self.singles = [self.set_of((cpu,)) for cpu in range(len(self.mmus))]
+
+    def __dealloc__(self):
+        free(self.own_mmus)
 
     # -- facts -------------------------------------------------------------------------------
 
     @property
     def cpus(self):
-        return len(self.mmus)
+        return self.cpu_count
 
     cdef int check(self, int64_t cpu) except -1:
-        if not 0 <= cpu < len(self.mmus):
-            raise OutOfRange(f"cpu {cpu} is not in 0..{len(self.mmus) - 1}")
+        if not 0 <= cpu < self.cpu_count:
+            raise OutOfRange(f"cpu {cpu} is not in 0..{self.cpu_count - 1}")
         return 0
+
+    cdef mmu *mmu_of(self, uint32_t number) except NULL:
+        """That of a CPU, or of a device, which are numbered after them."""
+        cdef Mmu of_device
+        if number < self.cpu_count:
+            return &(<Mmu>self.own_mmus[number]).c
+        of_device = self.devices[number - self.cpu_count].mmu
+        return &of_device.c
 
     def mmu(self, cpu):
         self.check(cpu)
@@ -101,6 +135,15 @@ cdef class Verbs:
         found = self.sets.get(named)
         if found is None:
             found = self.sets[named] = CpuSet(named)
+        return found
+
+    cdef CpuSet set_of_bits(self, const uint64_t *bits, uint32_t words):
+        """The set of the numbers of these bits."""
+        key = bits[0] if words == 1 else (<const char *>bits)[:words * sizeof(uint64_t)]
+        found = self.sets_of_bits.get(key)
+        if found is None:
+            found = self.set_of([64 * w + bit for w in range(words) for bit in range(64) if bits[w] >> bit & 1])
+            self.sets_of_bits[key] = found
         return found
 
     cdef CpuSet others(self, CpuSet cpus, int64_t cpu):
@@ -154,20 +197,34 @@ cdef class Verbs:
     # -- frames ------------------------------------------------------------------------------
 
     def allocate_frames(self, pages, cpu, *, align=None):
+        cdef uint64_t pa = 0, step = self.page_bytes
+        cdef bint taken = False
         self.check(cpu)
-        try:
-            pa = self.frames.allocate(pages * self.page_bytes, align or self.page_bytes)
-        except NoAddressSpace as error:
-            raise NoFrame(f"no {pages} frames in a row are left: {error}") from None
+        if align is not None and type(align) is int and 0 < align <= <int64_t>self.data_bytes and not align & (align - 1):
+            step = align
+            align = None
+        if align is None and type(pages) is int and 0 < pages <= <int64_t>(self.data_bytes // self.page_bytes):
+            taken = self.frames.take_lowest(<uint64_t>pages * self.page_bytes, step, &pa)
+        if not taken:
+            try:
+                pa = self.frames.allocate(pages * self.page_bytes, align or step)
+            except NoAddressSpace as error:
+                raise NoFrame(f"no {pages} frames in a row are left: {error}") from None
         self.row(FRAMES_ALLOCATED, cpu, pages, 0, 0, pa, None)
         return pa
 
     def free_frames(self, pa, pages, cpu):
+        cdef uint64_t at, size
         self.check(cpu)
-        size = pages * self.page_bytes
-        self.frames.free(pa, size)
-        self.row(FRAMES_FREED, cpu, pages, 0, 0, pa, None)
-        self.note_held(pa, size, cpu)
+        if not (is_address(pa) and type(pages) is int and 0 < pages <= <int64_t>(self.data_bytes // self.page_bytes)):
+            self.frames.free(pa, pages * self.page_bytes)
+            at, size = pa, pages * self.page_bytes
+        else:
+            at, size = pa, <uint64_t>pages * self.page_bytes
+            if at < self.page_bytes or at > self.data_bytes - size or not self.frames.give_back(at, at + size - 1):
+                self.frames.free(pa, size)  # says what is wrong
+        self.row(FRAMES_FREED, cpu, pages, 0, 0, at, None)
+        self.note_held(at, size, cpu)
 
     def take_from_pool(self, pa, pages, cpu):
         self.row(POOL_TAKEN, cpu, pages, 0, 0, pa, None)
@@ -178,33 +235,26 @@ cdef class Verbs:
 
     cdef int note_held(self, uint64_t pa, uint64_t size, int64_t cpu) except -1:
         cdef size_t k
-        cdef uint32_t n, w, bit, number
-        cdef uint64_t first, last
+        cdef uint32_t n, w, held, words = self.spans.words
+        cdef uint64_t left
         cdef uint64_t *maybe
-        cdef Tlb tlb
+        cdef iv_node *at
         for k in range(self.spans.at_frames(pa, pa + size - 1) if size else 0):
             n = self.spans.found.ids[k]
-            first, last = self.spans.by_address.nodes[n].start, self.spans.by_address.nodes[n].last
-            held = []
-            for w in range(self.spans.words):
-                bit = 0
-                maybe = &self.spans.maybe[n * self.spans.words + w]
-                while bit < 64 and maybe[0] >> bit:
-                    if maybe[0] >> bit & 1:
-                        number = 64 * w + bit
-                        if number < <uint32_t>len(self.mmus):
-                            tlb = (<Mmu>self.mmus[number]).tlb
-                        else:
-                            tlb = self.devices[number - len(self.mmus)].mmu.tlb
-                        if tlb_holds(&tlb.c, first, last):
-                            held.append(number)
-                        else:
-                            maybe[0] &= ~(1ULL << bit)
-                    bit += 1
+            at = &self.spans.by_address.nodes[n]
+            maybe = &self.spans.maybe[<size_t>n * words]
+            held = 0
+            for w in range(words):
+                left = maybe[w]
+                while left:
+                    if tlb_holds(self.mmu_of(64 * w + lowest_bit(left)).tlb, at.start, at.last):
+                        held += 1
+                    else:
+                        maybe[w] ^= left & -left
+                    left &= left - 1
             if held:
-                self.row(
-                    STALE_HELD, cpu, len(held), first, last, self.spans.by_frame.nodes[n].start, self.set_of(held)
-                )
+                users = self.set_of_bits(maybe, words)
+                self.row(STALE_HELD, cpu, held, at.start, at.last, self.spans.by_frame.nodes[n].start, users)
             else:
                 self.spans.given_up(n)
         return 0
@@ -248,11 +298,14 @@ cdef class Verbs:
         """Map a run of pages in a table that exists; False, and nothing done, where it is not that."""
         cdef uint64_t pages
         self.must_not_be_stale(va, va + size - 1, users)
-        pages = self.runs.map(va, size, pa, any_size, item, rights)
+        pages = self.runs.map(va, size, pa, any_size, item, rights, NULL)
         if pages:
-            self.row(ENTRIES_WRITTEN, cpu, pages, 0, 0, 0, None)
-            self.row(MAPPED, cpu, pages, va, va + size - 1, pa, None)
+            self.mapped_rows(va, pa, pages, cpu)
         return pages != 0
+
+    cdef int mapped_rows(self, uint64_t va, uint64_t pa, uint64_t pages, int64_t cpu) except -1:
+        self.row(ENTRIES_WRITTEN, cpu, pages, 0, 0, 0, None)
+        return self.row(MAPPED, cpu, pages, va, va + pages * self.page_bytes - 1, pa, None)
 
     cdef object type_of(self, memory_type):
         return self.table.format.device_memory or None if memory_type == DEVICE_MEMORY else memory_type
@@ -263,7 +316,8 @@ cdef class Verbs:
         cdef unsigned rights = 0
         self.check(cpu)
         users = self.set_of(cpus)
-        memory_type = self.type_of(memory_type)
+        if memory_type is not None:
+            memory_type = self.type_of(memory_type)
         if (
             is_address(va) and is_address(pa) and is_address(length) and 0 < length <= LAST - <uint64_t>va
             and (page_size is None or page_size == self.page_bytes)
@@ -291,15 +345,15 @@ cdef class Verbs:
 
     cdef bint unmap_run(self, uint64_t va, uint64_t size, int64_t cpu, CpuSet holders, CpuSet named) except -1:
         """Unmap a run of smallest leaves; False, and nothing done, where it is not that."""
-        cdef uint64_t pa, pages
-        if self.table.translate_one(va, 1, &pa) != PT_OK:
-            return False
-        pages = self.runs.unmap(va, size)
+        cdef uint64_t pa = 0, pages = self.runs.unmap(va, size, NULL, &pa)
         if pages:
-            self.row(ENTRIES_WRITTEN, cpu, pages, 0, 0, 0, None)
-            self.row(UNMAPPED, cpu, pages, va, va + size - 1, pa, named)
+            self.unmapped_rows(va, pa, pages, cpu, named)
             self.spans.open(va, va + size - 1, pa, holders)
         return pages != 0
+
+    cdef int unmapped_rows(self, uint64_t va, uint64_t pa, uint64_t pages, int64_t cpu, CpuSet named) except -1:
+        self.row(ENTRIES_WRITTEN, cpu, pages, 0, 0, 0, None)
+        return self.row(UNMAPPED, cpu, pages, va, va + pages * self.page_bytes - 1, pa, named)
 
     def unmap(self, va, length, cpu, *, free_tables=False, cpus=None):
         cdef CpuSet holders
@@ -353,14 +407,13 @@ cdef class Verbs:
 
     cdef int invalidate_run(self, uint64_t first, uint64_t last, int64_t pages, int64_t cpu, CpuSet targets) except -1:
         cdef uint32_t n
-        cdef Mmu mmu
+        cdef mmu *m
         for n in range(targets.count):
-            if pages:
-                mmu = self.mmus[targets.numbers[n]]
-                if not mmu_is_bare(&mmu.c):
-                    mmu.drop(first, last)
-            else:
-                self.mmus[targets.numbers[n]].invalidate_all()
+            m = self.mmu_of(targets.numbers[n])
+            if not pages:
+                mmu_drop_all(m)
+            elif not mmu_is_bare(m):
+                mmu_drop(m, first, last)
         self.row(INVALIDATED, cpu, pages, first, last, 0, targets)
         self.tell_others(self.others(targets, cpu), cpu, pages)
         return self.settle_run(first, last, targets, cpu)
@@ -401,82 +454,187 @@ cdef class Verbs:
 
     # -- access ------------------------------------------------------------------------------
 
-    def access(self, span, cpu, kind="r"):
+    def access(self, span, cpu, kind="r", *, start=0):
+        cdef uint64_t at = start, first = span.start, last = span.last
         self.check(cpu)
-        if kind not in KINDS:
-            raise AddressError(f"an access is 'r', 'w' or 'x', not {kind!r}")
-        self.touch_run(span.start, span.last, cpu, need_of(kind, False))
+        if at + last < last:
+            raise OutOfRange(f"{span} lies beyond 2**64 when it begins {start:#x} higher")
+        self.touch_run(at + first, at + last, cpu, need_of_kind(kind))
+
+    cdef bint has_own_access(self) except -1:
+        """Whether a machine of another class accesses in its own way: it is then asked through that."""
+        return getattr(self.access, "__func__", None) is not OWN_ACCESS
+
+    cdef void touch_pages(self, uint64_t start, uint64_t count, int64_t cpu, unsigned need, Seen *seen) noexcept:
+        """Let a CPU touch so many pages once; *seen is what that took."""
+        cdef Mmu own = <Mmu>self.own_mmus[cpu]
+        cdef const mmu_counts *counts = &own.c.counts
+        cdef uint32_t level
+        seen[0] = Seen(0, counts.walks, counts.references, counts.faults)
+        for level in range(1, own.tlb.c.levels):
+            seen.lower -= counts.hits[level]
+        own.touch(start, count, self.page_bytes, need)
+        for level in range(1, own.tlb.c.levels):
+            seen.lower += counts.hits[level]
+        seen.walks = counts.walks - seen.walks
+        seen.references = counts.references - seen.references
+        seen.faults = counts.faults - seen.faults
+
+    cdef int touched_rows(
+        self, uint64_t first, uint64_t last, uint64_t count, int64_t cpu, const Seen *seen
+    ) except -1:
+        self.row(ACCESSED, cpu, count, first, last, 0, None)
+        if seen.lower:
+            self.row(TLB_HITS, cpu, seen.lower, 0, 0, 0, None)
+        if seen.walks:
+            self.row(WALKS, cpu, seen.walks, 0, 0, 0, None)
+        if seen.references:
+            self.row(WALK_REFERENCES, cpu, seen.references, 0, 0, 0, None)
+        if seen.faults:
+            self.row(FAULTS, cpu, seen.faults, 0, 0, 0, None)
+        return 0
 
     cdef int touch_run(self, uint64_t first, uint64_t last, int64_t cpu, unsigned need) except -1:
         """Let a CPU touch every page of [first, last] once."""
-        cdef Mmu mmu = self.mmus[cpu]
         cdef uint64_t start = first & ~(self.page_bytes - 1), count = (last - start) // self.page_bytes + 1
-        cdef uint64_t walks = mmu.c.counts.walks, references = mmu.c.counts.references
-        cdef uint64_t faults = mmu.c.counts.faults, lower = 0
-        cdef uint32_t level
-        for level in range(1, mmu.tlb.c.levels):
-            lower -= mmu.c.counts.hits[level]
-        mmu.touch(start, count, self.page_bytes, need)
-        for level in range(1, mmu.tlb.c.levels):
-            lower += mmu.c.counts.hits[level]
-        self.row(ACCESSED, cpu, count, first, last, 0, None)
-        if lower:
-            self.row(TLB_HITS, cpu, lower, 0, 0, 0, None)
-        if mmu.c.counts.walks != walks:
-            self.row(WALKS, cpu, mmu.c.counts.walks - walks, 0, 0, 0, None)
-        if mmu.c.counts.references != references:
-            self.row(WALK_REFERENCES, cpu, mmu.c.counts.references - references, 0, 0, 0, None)
-        if mmu.c.counts.faults != faults:
-            self.row(FAULTS, cpu, mmu.c.counts.faults - faults, 0, 0, 0, None)
-        return 0
+        cdef Seen seen
+        self.touch_pages(start, count, cpu, need, &seen)
+        return self.touched_rows(first, last, count, cpu, &seen)
 
     # -- page by page ------------------------------------------------------------------------
 
     def touch_by_page(self, va, pa, pages, cpu, kind="r", *, step=0, memory_type=None, cpus=None):
-        cdef CpuSet users
-        cdef uint64_t at = va, frame = pa, page = self.page_bytes, n, begin = self.ledger.mark(), mark
-        cdef unsigned need, rights = 0
-        cdef pt_item item = 0
-        self.check(cpu)
-        if kind not in KINDS:
-            raise AddressError(f"an access is 'r', 'w' or 'x', not {kind!r}")
-        need = need_of(kind, False)
-        users = self.set_of(cpus)
-        named = None if cpus is None else users
-        # A machine that has an `access` of its own is asked through that.
-        replaced = getattr(self.access, "__func__", None) is not OWN_ACCESS
-        memory_type = self.type_of(memory_type)
-        self.runs.attributes_of("rw", memory_type, False, &item, &rights)
+        cdef ByPage by
+        cdef uint64_t at = va, frame = pa, n
+        self.begin_by_page(&by, cpu, cpus, kind, memory_type)
         for n in range(<uint64_t>pages):
-            mark = self.ledger.mark()
-            if not self.map_run(at, frame, page, cpu, users, False, item, rights):
-                self._map_any(at, frame, page, cpu, "rw", page, memory_type, users)
-            if replaced:
-                self.access(Span(at, at + page - 1), cpu, kind)
-            else:
-                self.touch_run(at, at + page - 1, cpu, need)
-            self.unmap_page(at, cpu, users, named, cpus)
-            self.ledger.fold(begin, mark, page)
+            if not self.touch_page(&by, at, frame):
+                self.touch_any_page(&by, at, frame, cpus, kind, memory_type)
             at += <uint64_t>step
-            frame += page
+            frame += self.page_bytes
+
+    def unmap_by_page(self, va, pages, cpu, *, cpus=None):
+        cdef ByPage by
+        cdef uint64_t at = va, n
+        self.begin_by_page(&by, cpu, cpus, "r", None)
+        for n in range(<uint64_t>pages):
+            self.unmap_in_turn(&by, at, cpus)
+            at += self.page_bytes
+
+    cdef int begin_by_page(self, ByPage *by, int64_t cpu, cpus, kind, memory_type) except -1:
+        self.check(cpu)
+        users = self.set_of(cpus)
+        by.cpu = cpu
+        by.users = <PyObject *>users  # the machine holds every set that it made
+        by.all_users = cpus is None
+        by.need = need_of_kind(kind)
+        by.replaced = self.has_own_access()
+        self.runs.attributes_of("rw", self.type_of(memory_type), False, &by.item, &by.rights)
+        by.near = Near(0, NULL, 0)
+        by.region = LAST
+        by.begin = self.ledger.mark()
+        by.pa = by.moved = 0
+        by.folded = False
+        return 0
+
+    cdef bint touch_page(self, ByPage *by, uint64_t at, uint64_t frame) except -1:
+        """Map, touch, unmap and invalidate a page in a table that exists; False, and nothing done, without one."""
+        cdef uint64_t page = self.page_bytes, pa = 0, mark = self.ledger.mark()
+        cdef CpuSet users = <CpuSet>by.users
+        cdef Seen seen
+        cdef bint settled
+        self.must_not_be_stale(at, at + page - 1, users)
+        if by.replaced or not self.runs.map(at, page, frame, False, by.item, by.rights, &by.near):
+            return False
+        self.touch_pages(at, 1, by.cpu, by.need, &seen)
+        self.runs.unmap(at, page, &by.near, &pa)
+        # Nobody had a translation of a page that was not mapped, nor was owed an invalidation; and what others
+        # know of the way there went with the page before, of the same table. That leaves this CPU.
+        settled = by.region == by.near.region and not self.owed
+        if settled and by.folded and is_alike(&seen, &by.seen):
+            if users.has(by.cpu):
+                mmu_drop(self.mmu_of(<uint32_t>by.cpu), at, at + page - 1)
+            self.spans.drop(at, at + page - 1, users)
+            self.ledger.again()
+            return True
+        self.mapped_rows(at, frame, 1, by.cpu)
+        self.touched_rows(at, at + page - 1, 1, by.cpu, &seen)
+        self.unmapped_rows(at, frame, 1, by.cpu, None if by.all_users else users)
+        self.invalidate_run(at, at + page - 1, 1, by.cpu, users)
+        by.folded = self.ledger.fold(by.begin, mark, page)
+        by.region = by.near.region
+        by.seen = seen
+        return True
+
+    cdef int touch_any_page(self, ByPage *by, uint64_t at, uint64_t frame, cpus, kind, memory_type) except -1:
+        cdef uint64_t page = self.page_bytes, mark = self.ledger.mark()
+        if not self.map_run(at, frame, page, by.cpu, <CpuSet>by.users, False, by.item, by.rights):
+            self._map_any(at, frame, page, by.cpu, "rw", page, self.type_of(memory_type), <CpuSet>by.users)
+        if by.replaced:
+            self.access(Span(at, at + page - 1), by.cpu, kind)
+        else:
+            self.touch_run(at, at + page - 1, by.cpu, by.need)
+        self.unmap_page(by, at, cpus)
+        self.ledger.fold(by.begin, mark, page)
+        # Tables may have been made: what was found before is looked for again.
+        by.near.items = NULL
+        by.folded = False
+        return 0
+
+    cdef int unmap_page(self, ByPage *by, uint64_t at, cpus) except -1:
+        """Unmap a page and invalidate it where it may be held: it is stale for no longer than this takes."""
+        cdef uint64_t pa = 0, page = self.page_bytes
+        if self.runs.unmap(at, page, &by.near, &pa):
+            self.unmapped_rows(at, pa, 1, by.cpu, None if by.all_users else <CpuSet>by.users)
+        else:
+            self.unmap(at, page, by.cpu, cpus=cpus)
+            by.near.items = NULL
+        return self.invalidate_run(at, at + page - 1, 1, by.cpu, <CpuSet>by.users)
+
+    cdef int unmap_in_turn(self, ByPage *by, uint64_t at, cpus) except -1:
+        """The same for one page of several; what the ledger says of each is said once."""
+        cdef uint64_t pa = 0, moved, page = self.page_bytes, mark = self.ledger.mark()
+        cdef CpuSet users = <CpuSet>by.users
+        cdef tlb_chosen every = tlb_chosen(0, 0, True, True, False)
+        cdef uint32_t n
+        if not self.runs.unmap(at, page, &by.near, &pa):
+            self.unmap_page(by, at, cpus)
+            self.ledger.fold(by.begin, mark, page)
+            by.folded = False
+            return 0
+        moved, by.pa = pa - by.pa, pa
+        if by.folded and moved == by.moved and by.region == by.near.region and not self.owed:
+            # What anybody knows of the way there went with the page before, of the same table.
+            for n in range(users.count):
+                tlb_invalidate(self.mmu_of(users.numbers[n]).tlb, at, at + page - 1, &every)
+            self.spans.drop(at, at + page - 1, users)
+            self.ledger.again()
+            return 0
+        self.unmapped_rows(at, pa, 1, by.cpu, None if by.all_users else users)
+        self.invalidate_run(at, at + page - 1, 1, by.cpu, users)
+        by.folded = self.ledger.fold(by.begin, mark, page)
+        by.moved, by.region = moved, by.near.region
+        return 0
 
     # -- rows of a window --------------------------------------------------------------------
 
     def map_rows(self, start, rows, cpu, *, memory_type=None):
-        cdef uint64_t page = self.page_bytes, base = start
-        cdef object mapping = self.map
+        cdef uint64_t page = self.page_bytes, base = start, va, pa, size
+        cdef pt_item item = 0
+        cdef unsigned rights = 0
+        self.check(cpu)
+        memory_type = self.type_of(memory_type)
+        self.runs.attributes_of("rw", memory_type, False, &item, &rights)
         for frame, slot, count in rows:
             va, pa, size = base + <uint64_t>slot * page, <uint64_t>frame * page, <uint64_t>count * page
-            mapping(va, pa, size, cpu, page_size=page, memory_type=memory_type)
+            if not self.map_run(va, pa, size, cpu, self.everyone, False, item, rights):
+                self._map_any(va, pa, size, cpu, "rw", page, memory_type, self.everyone)
 
     def access_rows(self, start, rows, cpu, kind="r"):
         cdef uint64_t page = self.page_bytes, base = start, va
-        cdef unsigned need
-        cdef bint replaced = getattr(self.access, "__func__", None) is not OWN_ACCESS
+        cdef unsigned need = need_of_kind(kind)
+        cdef bint replaced = self.has_own_access()
         self.check(cpu)
-        if kind not in KINDS:
-            raise AddressError(f"an access is 'r', 'w' or 'x', not {kind!r}")
-        need = need_of(kind, False)
         for _, slot, count in rows:
             va = base + <uint64_t>slot * page
             if replaced:
@@ -485,31 +643,30 @@ cdef class Verbs:
                 self.touch_run(va, va + <uint64_t>count * page - 1, cpu, need)
 
     def unmap_rows(self, start, rows, cpu):
-        cdef uint64_t page = self.page_bytes, base = start
-        cdef object unmapping = self.unmap
-        for _, slot, count in rows:
-            unmapping(base + <uint64_t>slot * page, <uint64_t>count * page, cpu)
-
-    cdef int unmap_page(self, uint64_t at, int64_t cpu, CpuSet holders, CpuSet named, cpus) except -1:
-        """Unmap a page and invalidate it where it may be held: it is stale for no longer than this takes."""
-        cdef uint64_t pa, page = self.page_bytes
-        if self.table.translate_one(at, 1, &pa) == PT_OK and self.runs.unmap(at, page):
-            self.row(ENTRIES_WRITTEN, cpu, 1, 0, 0, 0, None)
-            self.row(UNMAPPED, cpu, 1, at, at + page - 1, pa, named)
-        else:
-            self.unmap(at, page, cpu, cpus=cpus)
-        return self.invalidate_run(at, at + page - 1, 1, cpu, holders)
-
-    def unmap_by_page(self, va, pages, cpu, *, cpus=None):
-        cdef CpuSet holders
-        cdef uint64_t at = va, page = self.page_bytes, n, begin = self.ledger.mark(), mark
+        cdef uint64_t page = self.page_bytes, base = start, va, size
         self.check(cpu)
-        holders = self.set_of(cpus)
-        for n in range(<uint64_t>pages):
-            mark = self.ledger.mark()
-            self.unmap_page(at, cpu, holders, None if cpus is None else holders, cpus)
-            self.ledger.fold(begin, mark, page)
-            at += page
+        for _, slot, count in rows:
+            va, size = base + <uint64_t>slot * page, <uint64_t>count * page
+            if not self.unmap_run(va, size, cpu, self.everyone, None):
+                self.unmap(va, size, cpu)
+
+    def reach(self, va, pa, pages, cpu, kind="r", *, memory_type=None, cpus=None):
+        cdef uint64_t at = va, frame = pa, size = <uint64_t>pages * self.page_bytes
+        cdef unsigned need = need_of_kind(kind), rights = 0
+        cdef pt_item item = 0
+        cdef CpuSet users
+        self.check(cpu)
+        users = self.set_of(cpus)
+        memory_type = self.type_of(memory_type)
+        self.runs.attributes_of("rw", memory_type, False, &item, &rights)
+        if not self.map_run(at, frame, size, cpu, users, False, item, rights):
+            self._map_any(at, frame, size, cpu, "rw", self.page_bytes, memory_type, users)
+        if self.has_own_access():
+            self.access(Span(at, at + size - 1), cpu, kind)
+        else:
+            self.touch_run(at, at + size - 1, cpu, need)
+        if not self.unmap_run(at, size, cpu, users, None if cpus is None else users):
+            self.unmap(at, size, cpu, cpus=cpus)
 
 
 cdef object OWN_ACCESS = Verbs.access

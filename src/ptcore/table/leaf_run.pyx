@@ -8,7 +8,7 @@ cimport cython
 from libc.stdint cimport uint8_t, uint64_t
 
 from ptcore.memory.physical cimport pt_at, pt_at_any
-from ptcore.table.abi cimport PT_TABLE, pt_format, pt_item, pt_rules
+from ptcore.table.abi cimport PT_LEAF, PT_TABLE, pt_format, pt_item, pt_rules
 from ptcore.table.decode cimport (
     pt_breaks_rule,
     pt_entry_bytes,
@@ -17,9 +17,11 @@ from ptcore.table.decode cimport (
     pt_item_at,
     pt_item_rights,
     pt_kind,
+    pt_leaf_output,
     pt_legal_input,
     pt_load,
     pt_output,
+    pt_shape_of,
     pt_table_bytes,
 )
 from ptcore.table.page_table cimport PageTable
@@ -34,8 +36,12 @@ cdef class LeafRuns:
         self.attributes = {}
         self.page_mask = (1ULL << table.own_format.level[0].shift) - 1
 
-    cdef uint8_t *find(self, uint64_t first, uint64_t last, unsigned rights) noexcept:
-        """The items of [first, last] in their one table, or NULL; `rights`: what no item above may withhold."""
+    cdef uint8_t *find(self, uint64_t first, uint64_t last, unsigned rights, Near *near) noexcept:
+        """The items of [first, last] in their one table, or NULL; `rights`: what no item above may withhold.
+
+        `near`: where it was found last, and is looked at first: NULL, or the caller's for as long as no table
+        above the smallest leaves changes.
+        """
         cdef PageTable t = self.table
         cdef const pt_format *f = &t.own_format
         cdef const pt_rules *rules = &t.space.rules
@@ -43,13 +49,15 @@ cdef class LeafRuns:
         cdef uint8_t *bytes_
         cdef pt_item item
         cdef int level = f.top, lg2 = 12
+        if level == 0 or (first ^ last) >> f.level[1].shift:
+            return NULL
+        if near != NULL and near.items != NULL and near.region == first >> f.level[1].shift and near.rights == rights:
+            return near.items + pt_item_at(f, 0, pt_index(f, 0, first))
         while 1ULL << lg2 < pt_table_bytes(f, level):
             lg2 += 1
         if t.destroyed or not t.memory.writable or t.owns_root and not t.memory.frames.owns(table, lg2):
             return NULL
-        if level == 0 or f.has_skips or rules.tag_bits or (first ^ last) >> f.level[1].shift:
-            return NULL
-        if not pt_legal_input(f, rules, first):
+        if f.has_skips or rules.tag_bits or not pt_legal_input(f, rules, first):
             return NULL
         while level > 0:
             at = pt_item_at(f, table, pt_index(f, level, first))
@@ -63,8 +71,12 @@ cdef class LeafRuns:
                 return NULL
             table = pt_output(f, rules, level, 0, item)
             level -= 1
-        at = pt_item_at(f, table, pt_index(f, 0, first))
-        return pt_at_any(t.space.memory, at, ((last - first) // (self.page_mask + 1) + 1) * pt_entry_bytes(f))
+        bytes_ = pt_at_any(t.space.memory, table, pt_table_bytes(f, 0))
+        if bytes_ == NULL:
+            return NULL
+        if near != NULL:
+            near[0] = Near(first >> f.level[1].shift, bytes_, rights)
+        return bytes_ + pt_item_at(f, 0, pt_index(f, 0, first))
 
     cdef int attributes_of(self, access, memory_type, bint any_size, pt_item *item, unsigned *rights) except -1:
         """What a smallest leaf says besides its address; raises as PageTable.map for what cannot be said."""
@@ -83,7 +95,7 @@ cdef class LeafRuns:
         return 0
 
     cdef uint64_t map(
-        self, uint64_t first, uint64_t size, uint64_t pa, bint any_size, pt_item item, unsigned rights
+        self, uint64_t first, uint64_t size, uint64_t pa, bint any_size, pt_item item, unsigned rights, Near *near
     ) noexcept:
         """Map a run; `any_size`: larger leaves would do, too, where there is no table yet."""
         cdef PageTable t = self.table
@@ -97,32 +109,36 @@ cdef class LeafRuns:
             return 0
         if t._reaches_encryption(pa, pa + size - 1) or not pt_has_room_for(f, 0, 1, pa + size - 1 & ~self.page_mask):
             return 0
-        bytes_ = self.find(first, first + size - 1, rights)
+        bytes_ = self.find(first, first + size - 1, rights, near)
         if bytes_ == NULL or t.engine.empty_run(&t.space, bytes_, count) < count:
             return 0
         t.engine.fill(&t.space, bytes_, count, item, pa)
         return count
 
-    cdef uint64_t unmap(self, uint64_t first, uint64_t size) noexcept:
+    cdef uint64_t unmap(self, uint64_t first, uint64_t size, Near *near, uint64_t *pa) noexcept:
         cdef PageTable t = self.table
+        cdef const pt_format *f = &t.own_format
         cdef uint8_t *bytes_ = NULL
-        cdef uint64_t count = self.look(first, size, &bytes_)
+        cdef pt_item item
+        cdef uint64_t count = self.look(first, size, near, &bytes_)
         if count:
+            item = pt_load(f, bytes_)
+            pa[0] = pt_leaf_output(f, &t.space.rules, 0, pt_shape_of(f, 0, PT_LEAF, item), item, first)
             t.engine.clear(&t.space, bytes_, count)
         return count
 
     cdef uint64_t mapped(self, uint64_t first, uint64_t size) noexcept:
         """How many pages: all of the run, where it is all smallest leaves."""
         cdef uint8_t *bytes_ = NULL
-        return self.look(first, size, &bytes_)
+        return self.look(first, size, NULL, &bytes_)
 
-    cdef uint64_t look(self, uint64_t first, uint64_t size, uint8_t **items) noexcept:
+    cdef uint64_t look(self, uint64_t first, uint64_t size, Near *near, uint8_t **items) noexcept:
         cdef PageTable t = self.table
         cdef uint64_t count = size // (self.page_mask + 1)
         cdef uint8_t *bytes_
         if size == 0 or (first | size) & self.page_mask or first + (size - 1) < first:
             return 0
-        bytes_ = self.find(first, first + size - 1, 0)
+        bytes_ = self.find(first, first + size - 1, 0, near)
         items[0] = bytes_
         if bytes_ == NULL or t.engine.lawful_leaf_run(&t.space, bytes_, count) < count:
             return 0

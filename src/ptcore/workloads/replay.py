@@ -26,6 +26,7 @@ from ptcore.workloads.steps import (
 Progress = Callable[[int, int], None]
 TOLD_EVERY = 64  # steps between two reports of progress
 STEPS_AT_ONCE = 1 << 14  # of a workload that become Python's numbers, which take more memory
+ACQUIRE, RELEASE, FLUSH = int(StepKind.ACQUIRE), int(StepKind.RELEASE), int(StepKind.FLUSH)
 
 
 def replay(
@@ -40,27 +41,32 @@ def replay(
     `touch`: the model of accesses, in place of those that the workload has; None: only those.
     """
     handles: dict[int, Handle] = {}
+    whole: dict[int, Span] = {}  # by pages: most allocations are of few sizes
     begin = machine.now_ns
     total = len(workload.steps)
     page = machine.page_bytes
-    times = 0 if touch is None else touch.times
+    advance, name = machine.advance, workload.name
+    acquire, access, release = strategy.acquire, strategy.access, strategy.release
+    touches = range(0 if touch is None else touch.times)
     for done, step in enumerate(_steps_of(workload)):
         time_ns, kind, cpu, area, pages, align, device, memory, first, mode = step
-        machine.advance(begin + time_ns)
-        if kind == StepKind.ACQUIRE:
+        advance(begin + time_ns)
+        if kind == ACQUIRE:
             named = "device" if device else None
             secret = memory == SENSITIVE
-            request = Request(cpu, pages, align, workload.name, named, MEMORY_TYPES[memory], secret)
-            handles[area] = handle = strategy.acquire(request)
-            for _ in range(times):
-                strategy.access(handle, Span(0, pages * page - 1), cpu, "w")
-        elif kind == StepKind.RELEASE:
-            strategy.release(handles.pop(area), cpu)
-        elif kind == StepKind.FLUSH:
+            request = Request(cpu, pages, align, name, named, MEMORY_TYPES[memory], secret)
+            handles[area] = handle = acquire(request)
+            for _ in touches:
+                span = whole.get(pages)
+                if span is None:
+                    span = whole[pages] = Span(0, pages * page - 1)
+                access(handle, span, cpu, "w")
+        elif kind == RELEASE:
+            release(handles.pop(area), cpu)
+        elif kind == FLUSH:
             _flush_process(machine, cpu, pages, asked=bool(mode))
         elif touch is None:
-            span = Span.of(first * page, pages * page)
-            strategy.access(handles[area], span, cpu, MODES[mode])
+            access(handles[area], Span.of(first * page, pages * page), cpu, MODES[mode])
         if progress is not None and done % TOLD_EVERY == 0:
             progress(done, total)
     strategy.idle()
