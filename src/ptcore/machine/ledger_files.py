@@ -180,23 +180,48 @@ def write_part(path: Path, part: Part, sets: list[list[int]]) -> None:
         if path.suffix == ".npz":
             np.savez(out, rows=part.rows, repeats=part.repeats, facts=np.array(json.dumps(facts)))
             return
-        arrow = _arrow(path)
-        columns = {name: np.ascontiguousarray(part.rows[name]) for name in _COLUMNS}
-        columns |= _columns_of(part)
-        table = arrow.table(columns).replace_schema_metadata({"ptcore.ledger": json.dumps(facts)})
-        arrow.parquet.write_table(table, out, compression="snappy", use_dictionary=False)
+        _write_parquet(out, part, json.dumps(facts), _arrow(path))
 
 
 _COLUMNS = tuple(name for name in ROW_DTYPE.names or () if name != "unused")
 
 
+ROWS_AT_ONCE = 1 << 15  # a group of rows whose columns stay in a CPU's cache while they are written
+
+
+def _write_parquet(out: IO[bytes], part: Part, facts: str, arrow: Any) -> None:
+    """Write a group of rows after the other. No column has nulls, and none is sought by its least and most:
+    to say so of each costs a third of the time."""
+    dtypes = {name: ROW_DTYPE[name] for name in _COLUMNS} | _REPEAT_COLUMNS
+    fields = [
+        arrow.field(name, arrow.from_numpy_dtype(dtype), nullable=False)
+        for name, dtype in dtypes.items()
+    ]
+    schema = arrow.schema(fields, metadata={"ptcore.ledger": facts})
+    repeats = _columns_of(part)
+    writer = arrow.parquet.ParquetWriter(
+        out, schema, compression="snappy", use_dictionary=False, write_statistics=False
+    )
+    with writer:
+        for start in range(0, len(part.rows), ROWS_AT_ONCE):
+            some = slice(start, start + ROWS_AT_ONCE)
+            columns = [np.ascontiguousarray(part.rows[name][some]) for name in _COLUMNS]
+            columns += [repeats[name][some] for name in _REPEAT_COLUMNS]
+            writer.write_table(arrow.table(columns, schema=schema))
+
+
+_REPEAT_COLUMNS = {
+    "moves": np.dtype("u1"),
+    "times": np.dtype("i8"),
+    "period": np.dtype("u4"),
+    "step": np.dtype("i8"),
+}
+
+
 def _columns_of(part: Part) -> dict[str, NDArray[Any]]:
-    found = {
-        "moves": np.ascontiguousarray(part.rows["unused"]),
-        "times": weights_of(part),
-        "period": np.zeros(len(part.rows), dtype=np.uint32),
-        "step": np.zeros(len(part.rows), dtype=np.int64),
-    }
+    found = {name: np.zeros(len(part.rows), dtype) for name, dtype in _REPEAT_COLUMNS.items()}
+    found["moves"][:] = part.rows["unused"]
+    found["times"] = weights_of(part)
     at, which = _rows_of_repeats(part)
     found["period"][part.repeats["at"].astype(np.int64) - part.before] = part.repeats["period"]
     found["step"][at] = part.repeats["step"][which]
