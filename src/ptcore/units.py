@@ -70,7 +70,9 @@ class Span:
     @classmethod
     def of(cls, start: int, size: int | str) -> Span:
         """Return the span of `size` bytes (or a text such as '2M') that begins at `start`."""
-        return cls(start, start + (size if type(size) is int and size > 0 else parse_size(size)) - 1)
+        return cls(
+            start, start + (size if type(size) is int and size > 0 else parse_size(size)) - 1
+        )
 
     @property
     def size(self) -> int:

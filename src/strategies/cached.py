@@ -26,6 +26,7 @@ from ptcore.strategies.windows import build_tables
 from ptcore.units import Span
 
 FRONT = "page_table_cache"
+ACQUIRED, CACHE_HIT, CACHE_MISS = Event.ACQUIRED, Event.CACHE_HIT, Event.CACHE_MISS
 SLOTS = 1024
 LARGEST_SHARE = 16  # an allocation of more than SLOTS / LARGEST_SHARE pages goes past the cache
 
@@ -54,8 +55,8 @@ class Cached:
         self._window = Span.of(start, slots * machine.page_bytes)
         self._largest = max(1, slots // LARGEST_SHARE)
         self._of_inner = memory_of_inner
-        # Number: the handle, the inner strategy's if it has one, and whether the cache reaches it.
-        self._live: dict[int, tuple[Handle, Handle | None, bool]] = {}
+        # Number: the inner strategy's handle if it has one, and whether the cache reaches it.
+        self._live: dict[int, tuple[Handle | None, bool]] = {}
         self._next = 0
         build_tables(machine, self._window)
 
@@ -72,27 +73,31 @@ class Cached:
 
     def acquire(self, request: Request) -> Handle:
         """Take frames, or let the strategy behind do it; small ones become reachable when touched."""
-        small = request.pages <= self._largest and request.device is None
-        inner = None
+        pages = request.pages
+        small = pages <= self._largest and request.device is None
+        inner = span = None
         if self._of_inner or not small:
             inner = self.inner.acquire(request)
-            pa, span = inner.pa, None if small else inner.span
+            pa = inner.pa
+            if not small:
+                span = inner.span
         else:
-            pa, span = self.machine.allocate_frames(request.pages, request.cpu), None
-            self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
+            pa = self.machine.allocate_frames(pages, request.cpu)
+            self.machine.note(ACQUIRED, request.cpu, pages)
         self._next += 1
-        handle = Handle(self._next, request.pages, pa, span, request.memory_type)
-        self._live[handle.number] = handle, inner, small
+        handle = Handle(self._next, pages, pa, span, request.memory_type)
+        self._live[handle.number] = inner, small
         return handle
 
-    def _known(self, handle: Handle) -> tuple[Handle, Handle | None, bool]:
-        if handle.number not in self._live:
+    def _known(self, handle: Handle) -> tuple[Handle | None, bool]:
+        found = self._live.get(handle.number)
+        if found is None:
             raise NotAllocated(f"handle {handle.number} is not live")
-        return self._live[handle.number]
+        return found
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Touch each page through its slot, mapping it first where it has none."""
-        _, inner, small = self._known(handle)
+        inner, small = self._known(handle)
         if not small:
             assert inner is not None
             self.inner.access(inner, span, cpu, kind)
@@ -100,8 +105,8 @@ class Cached:
         self.machine.mmu(cpu)
         page = self.machine.page_bytes
         handle.check_offsets(span, page)
-        first = handle.pa // page + span.start // page
-        at, end = first, first + span.last // page - span.start // page + 1
+        start = handle.pa // page
+        at, end = start + span.start // page, start + span.last // page + 1
         while at < end:
             at = self._touch_some(at, end, cpu, kind, handle.memory_type)
 
@@ -112,16 +117,17 @@ class Cached:
 
         What lies in a row on both sides is mapped, and touched, together.
         """
-        if first not in self.cache and not self.cache.clean:
+        cache, machine, start = self.cache, self.machine, self._window.start
+        if not cache.clean and first not in cache:
             self._make_clean(cpu)
-        served = self.cache.serve(first, end)
-        start = self._window.start
-        self.machine.map_rows(start, served.new, cpu, memory_type=memory_type)
-        for event, count in ((Event.CACHE_HIT, served.hits), (Event.CACHE_MISS, served.misses)):
-            if count:
-                self.machine.note(event, cpu, count)
-        self.machine.access_rows(start, served.touched, cpu, kind)
-        return first + served.pages
+        pages, touched, new, hits, misses = cache.serve(first, end)
+        machine.map_rows(start, new, cpu, memory_type=memory_type)
+        if hits:
+            machine.note(CACHE_HIT, cpu, hits)
+        if misses:
+            machine.note(CACHE_MISS, cpu, misses)
+        machine.access_rows(start, touched, cpu, kind)
+        return first + pages
 
     def _make_clean(self, cpu: int) -> None:
         """Give up pages if too few slots are owed, then let one invalidation clean them all."""
@@ -134,11 +140,10 @@ class Cached:
     def release(self, handle: Handle, cpu: int) -> None:
         """Clear the slots of its pages; their invalidation is owed until a slot is wanted."""
         self.machine.mmu(cpu)
-        _, inner, small = self._known(handle)
+        inner, small = self._known(handle)
         del self._live[handle.number]
-        size = self.machine.page_bytes
         if small:
-            first = handle.pa // size
+            first = handle.pa // self.machine.page_bytes
             gone = self.cache.drop_all(first, first + handle.pages)
             self.machine.unmap_rows(self._window.start, gone, cpu)
         if inner is not None:

@@ -20,8 +20,8 @@ the memory of the leaf is unreachable for that long.
 from __future__ import annotations
 
 from ptcore.errors import MapError, NotUniform
-from ptcore.machine import Event, Handle, Machine, Request
-from ptcore.machine.requests import Live
+from ptcore.machine import Handle, Machine, Request
+from ptcore.machine.requests import Book
 from ptcore.strategies import Known
 from ptcore.strategies.layouts import block_bytes, layout_of
 from ptcore.units import Span
@@ -95,7 +95,7 @@ class DirectMap:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self._live = Live()
+        self._book = Book(machine)
         self.start = map_all(machine)
 
     def acquire(self, request: Request) -> Handle:
@@ -103,20 +103,16 @@ class DirectMap:
         size = request.pages * self.machine.page_bytes
         align = max(request.align, self.machine.page_bytes)
         pa = self.machine.allocate_frames(request.pages, request.cpu, align=align)
-        handle = self._live.add(request.pages, pa, Span.of(self.start + pa, size))
-        self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
-        return handle
+        return self._book.give(request, pa, Span.of(self.start + pa, size))
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Touch pages where they always are."""
-        self._live.check(handle)
-        handle.check_offsets(span, self.machine.page_bytes)
-        start = self.start + handle.pa
-        self.machine.access(Span(start + span.start, start + span.last), cpu, kind)
+        self._book.check(handle, span)
+        self.machine.access_at(self.start + handle.pa, span, cpu, kind)
 
     def set_memory(self, handle: Handle, access: str, cpu: int) -> None:
         """Change the rights of a handle's pages; leaves that it has only a part of are split."""
-        self._live.check(handle)
+        self._book.check(handle)
         assert handle.span is not None
         span = handle.span
         block = block_bytes(self.machine)
@@ -155,10 +151,8 @@ class DirectMap:
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Give the frames back. They stay reachable: that is the design."""
-        self.machine.mmu(cpu)
-        self._live.end(handle)
-        self.machine.free_frames(handle.pa, handle.pages, cpu)
-        self.machine.note(Event.RELEASED, cpu, handle.pages)
+        self._book.take_back(handle, cpu)
+        self._book.free_frames(handle, cpu)
 
     def idle(self) -> None:
         """Nothing is ever put off."""

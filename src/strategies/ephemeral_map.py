@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from ptcore.machine import Event, Handle, Machine, Request
-from ptcore.machine.requests import Live
+from ptcore.machine import Handle, Machine, Request
+from ptcore.machine.requests import Book
 from ptcore.strategies import Known
 from ptcore.strategies.windows import EphemeralWindow
 from ptcore.units import Span
@@ -40,30 +40,25 @@ class EphemeralMap:
         self.name = "ephemeral_map_eager" if eager else "ephemeral_map"
         self._eager = eager
         self.window = EphemeralWindow(machine) if window is None else window
-        self._live = Live()
+        self._book = Book(machine)
 
     def acquire(self, request: Request) -> Handle:
         """Take frames; they are reachable only while they are touched."""
         pa = self.machine.allocate_frames(request.pages, request.cpu)
-        handle = self._live.add(request.pages, pa, None, request.memory_type)
-        self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
-        return handle
+        return self._book.give(request, pa)
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Map, touch and unmap, some pages at a time."""
-        self._live.check(handle)
+        self._book.check(handle, span)
         self.machine.mmu(cpu)
-        handle.check_offsets(span, self.machine.page_bytes)
         self.window.reach(cpu, handle.pa, span, kind, MOST_PAGES, handle.memory_type)
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Give the frames back; CPUs that touched them may hold translations until their regions wrap."""
-        self.machine.mmu(cpu)
-        self._live.end(handle)
+        self._book.take_back(handle, cpu)
         if self._eager and self.machine.stale_count:
             self.machine.invalidate(None, cpu)
-        self.machine.free_frames(handle.pa, handle.pages, cpu)
-        self.machine.note(Event.RELEASED, cpu, handle.pages)
+        self._book.free_frames(handle, cpu)
 
     def idle(self) -> None:
         """Nothing is due by time: regions are cleaned when they wrap."""

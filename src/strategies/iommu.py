@@ -39,7 +39,7 @@ from ptcore.errors import MapError, NoAddressSpace
 from ptcore.machine import Event, Handle, Machine, Request
 from ptcore.machine.device import DEVICE_FORMAT, DEVICE_TLB
 from ptcore.machine.machine import TABLE_SHARE
-from ptcore.machine.requests import Live
+from ptcore.machine.requests import Book
 from ptcore.strategies import Known
 from ptcore.table import PageTable, guest_memory
 from ptcore.units import Span
@@ -94,7 +94,7 @@ class Iommu:
         self.queues = FlushQueues(machine.cpus, entries, way.single_queue) if deferred else None
         self._armed = False
         self._trimming = False
-        self._live = Live()
+        self._book = Book(machine)
 
     def _put_behind(self, way: Way) -> None:
         """Give the device its context, its own TLB, and its guest's tables, as the way has them."""
@@ -152,9 +152,7 @@ class Iommu:
             raise
         hit = self.space.cache_hits > hits
         self.machine.note(Event.POOL_HIT if hit else Event.POOL_MISS, request.cpu)
-        handle = self._live.add(request.pages, pa, Span.of(iova, size))
-        self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
-        return handle
+        return self._book.give(request, pa, Span(iova, iova + size - 1))
 
     def _address(self, request: Request) -> int:
         try:
@@ -167,17 +165,14 @@ class Iommu:
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Let the device touch pages."""
-        self._live.check(handle)
+        self._book.check(handle, span)
         assert handle.span is not None
         self.machine.mmu(cpu)
-        handle.check_offsets(span, self.machine.page_bytes)
-        start = handle.span.start
-        self.device.access(Span(start + span.start, start + span.last), cpu, kind)
+        self.device.access_at(handle.span.start, span, cpu, kind)
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Unmap; invalidate now (strict), or when the ring is full or the timer runs (deferred)."""
-        self.machine.mmu(cpu)
-        self._live.end(handle)
+        self._book.take_back(handle, cpu)
         assert handle.span is not None
         number = handle.span.start // self.machine.page_bytes
         self.device.unmap(handle.span.start, handle.span.size, cpu)
@@ -186,8 +181,7 @@ class Iommu:
             self._give_back((number,), cpu)
         else:
             self._queue(number, cpu)
-        self.machine.free_frames(handle.pa, handle.pages, cpu)
-        self.machine.note(Event.RELEASED, cpu, handle.pages)
+        self._book.free_frames(handle, cpu)
 
     def _queue(self, number: int, cpu: int) -> None:
         assert self.queues is not None
@@ -227,31 +221,26 @@ class Passthrough:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self._live = Live()
+        self._book = Book(machine)
 
     def acquire(self, request: Request) -> Handle:
         """Take frames."""
         pa = self.machine.allocate_frames(request.pages, request.cpu)
-        handle = self._live.add(request.pages, pa, None)
-        self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
-        return handle
+        return self._book.give(request, pa)
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Let the device touch pages; nothing is translated."""
-        self._live.check(handle)
+        self._book.check(handle, span)
         self.machine.mmu(cpu)
         page = self.machine.page_bytes
-        handle.check_offsets(span, page)
         count = span.last // page - span.start // page + 1
         first, last = handle.pa + span.start, handle.pa + span.last
         self.machine.note(Event.DEVICE_ACCESSED, cpu, count, first=first, last=last)
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Give the frames back; the device reaches them still."""
-        self.machine.mmu(cpu)
-        self._live.end(handle)
-        self.machine.free_frames(handle.pa, handle.pages, cpu)
-        self.machine.note(Event.RELEASED, cpu, handle.pages)
+        self._book.take_back(handle, cpu)
+        self._book.free_frames(handle, cpu)
 
     def idle(self) -> None:
         """Nothing is ever put off."""

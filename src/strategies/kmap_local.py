@@ -11,8 +11,8 @@ direct map, kmap_local is the direct map's address: see `direct_map`.
 from __future__ import annotations
 
 from ptcore.errors import OutOfRange
-from ptcore.machine import Event, Handle, Machine, Request
-from ptcore.machine.requests import Live
+from ptcore.machine import Handle, Machine, Request
+from ptcore.machine.requests import Book
 from ptcore.strategies import Known
 from ptcore.strategies.layouts import SLOTS_WINDOW, layout_of
 from ptcore.strategies.windows import build_tables
@@ -30,16 +30,14 @@ class KmapLocal:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self._depth = [0] * machine.cpus
-        self._live = Live()
+        self._book = Book(machine)
         self._start = layout_of(machine).window(SLOTS_WINDOW).start
         build_tables(machine, Span.of(self._start, SLOTS * machine.cpus * machine.page_bytes))
 
     def acquire(self, request: Request) -> Handle:
         """Take frames; they are reachable only while they are touched."""
         pa = self.machine.allocate_frames(request.pages, request.cpu)
-        handle = self._live.add(request.pages, pa, None, request.memory_type)
-        self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
-        return handle
+        return self._book.give(request, pa)
 
     def push(self, pa: int, cpu: int, memory_type: str | None = None) -> int:
         """Map a frame in the CPU's next slot; return the address. OutOfRange when all are in use."""
@@ -63,10 +61,9 @@ class KmapLocal:
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Map, touch and unmap, page by page: what `push` and `pop` do, in one slot."""
-        self._live.check(handle)
+        self._book.check(handle, span)
         self.machine.mmu(cpu)
         page = self.machine.page_bytes
-        handle.check_offsets(span, page)
         if self._depth[cpu] == SLOTS:
             raise OutOfRange(f"all {SLOTS} slots of CPU {cpu} are in use")
         slot = self._start + (cpu * SLOTS + self._depth[cpu]) * page
@@ -78,10 +75,8 @@ class KmapLocal:
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Give the frames back; nobody holds a translation to them."""
-        self.machine.mmu(cpu)
-        self._live.end(handle)
-        self.machine.free_frames(handle.pa, handle.pages, cpu)
-        self.machine.note(Event.RELEASED, cpu, handle.pages)
+        self._book.take_back(handle, cpu)
+        self._book.free_frames(handle, cpu)
 
     def idle(self) -> None:
         """Nothing is ever put off."""

@@ -10,8 +10,8 @@ the kernel must put it back for a moment and take it out again, with another inv
 from __future__ import annotations
 
 from ptcore.errors import MapError
-from ptcore.machine import Event, Handle, Machine, Request
-from ptcore.machine.requests import Live
+from ptcore.machine import Handle, Machine, Request
+from ptcore.machine.requests import Book
 from ptcore.strategies import Known
 from ptcore.strategies.direct_map import map_all, split
 from ptcore.units import Span
@@ -25,7 +25,7 @@ class NaiveUnmap:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self._live = Live()
+        self._book = Book(machine)
         self._start = map_all(machine, changes=True)
 
     def acquire(self, request: Request) -> Handle:
@@ -39,16 +39,13 @@ class NaiveUnmap:
             self.machine.free_frames(pa, request.pages, request.cpu)
             raise
         self.machine.unmap_by_page(self._start + pa, request.pages, request.cpu)
-        handle = self._live.add(request.pages, pa, None, request.memory_type)
-        self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
-        return handle
+        return self._book.give(request, pa)
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Put each page back, touch it, and remove it again."""
-        self._live.check(handle)
+        self._book.check(handle, span)
         self.machine.mmu(cpu)
         page = self.machine.page_bytes
-        handle.check_offsets(span, page)
         first, last = span.start // page, span.last // page
         pa, pages, kept = handle.pa + first * page, last - first + 1, handle.memory_type
         va = self._start + pa
@@ -56,13 +53,11 @@ class NaiveUnmap:
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Put the pages back into the direct map, in leaves of the smallest size: it does not heal."""
-        self.machine.mmu(cpu)
-        self._live.end(handle)
+        self._book.take_back(handle, cpu)
         page = self.machine.page_bytes
         size = handle.pages * page
         self.machine.map(self._start + handle.pa, handle.pa, size, cpu, page_size=page)
-        self.machine.free_frames(handle.pa, handle.pages, cpu)
-        self.machine.note(Event.RELEASED, cpu, handle.pages)
+        self._book.free_frames(handle, cpu)
 
     def idle(self) -> None:
         """Nothing is ever put off."""

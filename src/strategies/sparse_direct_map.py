@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from ptcore.errors import AddressError, AlreadyMapped, MapError, NotMapped
-from ptcore.machine import Event, Handle, Machine, Request
-from ptcore.machine.requests import Live
+from ptcore.machine import Handle, Machine, Request
+from ptcore.machine.requests import Book
 from ptcore.strategies import Known
 from ptcore.strategies.layouts import layout_of
 from ptcore.units import Span
@@ -45,7 +45,7 @@ class SparseDirectMap:
         self.segments: list[Segment] = []
         self.layout = layout_of(machine)
         base = self.layout.direct_map.start
-        self._live = Live()
+        self._book = Book(machine)
         self._devices: set[int] = set()
         start = 0
         for pa, length in (*sorted(holes), (machine.data_bytes, 0)):
@@ -101,31 +101,26 @@ class SparseDirectMap:
                 self.machine.free_frames(pa, request.pages, request.cpu)
                 raise
         span = None if start is None else Span.of(start, size)
-        handle = self._live.add(request.pages, pa, span)
+        handle = self._book.give(request, pa, span)
         if request.device is not None:
             self._devices.add(handle.number)
-        self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Touch pages in their segment. Raises NotMapped for memory in a hole."""
-        self._live.check(handle)
-        handle.check_offsets(span, self.machine.page_bytes)
+        self._book.check(handle, span)
         if handle.span is None:
             raise NotMapped(f"the memory at {handle.pa:#x} is in a hole of the direct map")
-        start = handle.span.start
-        self.machine.access(Span(start + span.start, start + span.last), cpu, kind)
+        self.machine.access_at(handle.span.start, span, cpu, kind)
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Remove a device's segment; other memory stays reachable: that is the design."""
-        self.machine.mmu(cpu)
-        self._live.end(handle)
+        self._book.take_back(handle, cpu)
         if handle.number in self._devices and handle.span is not None:
             self._devices.remove(handle.number)
             self.machine.unmap(handle.span.start, handle.span.size, cpu)
             self.machine.invalidate(handle.span, cpu)
-        self.machine.free_frames(handle.pa, handle.pages, cpu)
-        self.machine.note(Event.RELEASED, cpu, handle.pages)
+        self._book.free_frames(handle, cpu)
 
     def idle(self) -> None:
         """Nothing is ever put off."""

@@ -13,13 +13,15 @@ from __future__ import annotations
 from ptcore.allocators import AddressTree
 from ptcore.errors import MapError, NoAddressSpace
 from ptcore.machine import Event, Handle, Machine, Request
-from ptcore.machine.requests import Live
+from ptcore.machine.requests import Book
 from ptcore.strategies import Known
 from ptcore.strategies.direct_map import map_all, split
 from ptcore.strategies.ephemeral_map import MOST_PAGES
 from ptcore.strategies.layouts import block_bytes
 from ptcore.strategies.windows import EphemeralWindow
 from ptcore.units import Span
+
+POOL_HIT, POOL_MISS, RELEASED = Event.POOL_HIT, Event.POOL_MISS, Event.RELEASED
 
 
 class UnmappedPool:
@@ -36,7 +38,7 @@ class UnmappedPool:
         self.window = EphemeralWindow(machine)
         self._free = AddressTree(0, machine.data_bytes - 1)
         self._free.reserve(0, machine.data_bytes)
-        self._live = Live()
+        self._book = Book(machine)
         self._blocks: set[int] = set()
 
     @property
@@ -46,19 +48,18 @@ class UnmappedPool:
 
     def acquire(self, request: Request) -> Handle:
         """Take pages out of the pool; without enough in a row, blocks out of the direct map first."""
-        size = request.pages * self.machine.page_bytes
-        self.machine.mmu(request.cpu)
+        machine, cpu, pages = self.machine, request.cpu, request.pages
+        size = pages * machine.page_bytes
+        machine.mmu(cpu)
         try:
             pa = self._free.allocate(size)
-            self.machine.note(Event.POOL_HIT, request.cpu)
+            machine.note(POOL_HIT, cpu)
         except NoAddressSpace:
-            self._refill(-(-size // self._block), request.cpu)
+            self._refill(-(-size // self._block), cpu)
             pa = self._free.allocate(size)
-            self.machine.note(Event.POOL_MISS, request.cpu)
-        self.machine.take_from_pool(pa, request.pages, request.cpu)
-        handle = self._live.add(request.pages, pa, None, request.memory_type)
-        self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
-        return handle
+            machine.note(POOL_MISS, cpu)
+        machine.take_from_pool(pa, pages, cpu)
+        return self._book.give(request, pa)
 
     def _refill(self, blocks: int, cpu: int) -> None:
         size = blocks * self._block
@@ -75,18 +76,17 @@ class UnmappedPool:
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Touch pages through the CPU's window."""
-        self._live.check(handle)
+        self._book.check(handle, span)
         self.machine.mmu(cpu)
-        handle.check_offsets(span, self.machine.page_bytes)
         self.window.reach(cpu, handle.pa, span, kind, MOST_PAGES, handle.memory_type)
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Give the pages back to the pool: no table changes, and no invalidation."""
-        self.machine.mmu(cpu)
-        self._live.end(handle)
-        self._free.free(handle.pa, handle.pages * self.machine.page_bytes)
-        self.machine.return_to_pool(handle.pa, handle.pages, cpu)
-        self.machine.note(Event.RELEASED, cpu, handle.pages)
+        self._book.take_back(handle, cpu)
+        pa, pages = handle.pa, handle.pages
+        self._free.free(pa, pages * self.machine.page_bytes)
+        self.machine.return_to_pool(pa, pages, cpu)
+        self.machine.note(RELEASED, cpu, pages)
 
     def idle(self) -> None:
         """Give whole free blocks back to the direct map."""

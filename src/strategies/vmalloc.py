@@ -25,13 +25,14 @@ from functools import partial
 from ptcore.allocators import AddressTree
 from ptcore.errors import MapError, NoAddressSpace
 from ptcore.machine import Event, Handle, Machine, Request
-from ptcore.machine.requests import Live
+from ptcore.machine.requests import Book
 from ptcore.strategies import Known
 from ptcore.strategies.layouts import block_bytes, layout_of
 from ptcore.strategies.vmap_areas import VmapAreas, VmapOptions
 from ptcore.strategies.windows import build_tables
 from ptcore.units import Span
 
+POOL_HIT, POOL_MISS = Event.POOL_HIT, Event.POOL_MISS
 GUARD_PAGES = 1  # Linux mm/vmalloc.c, __get_vm_area_node(): size += PAGE_SIZE unless VM_NO_GUARD
 PREBUILT = 256 << 20  # bytes: ours
 
@@ -65,7 +66,7 @@ class Vmalloc:
             build_tables(machine, Span.of(span.start, prebuilt))
         options = VmapOptions(cpus=machine.cpus, page_bytes=machine.page_bytes)
         self.areas = VmapAreas(self._tree, options)
-        self._live = Live()
+        self._book = Book(machine)
         self._rounded: dict[int, int] = {}  # handle: pages, where they are more than its own
         self.stranded_pages = 0
         """Pages that rounding up to large leaves took and that serve nobody."""
@@ -100,11 +101,10 @@ class Vmalloc:
                 self._drain(request.cpu)
             self.machine.free_frames(pa, pages, request.cpu)
             raise
-        handle = self._live.add(request.pages, pa, Span.of(start, request.pages * page))
+        handle = self._book.give(request, pa, Span(start, start + request.pages * page - 1))
         if pages > request.pages:
             self._rounded[handle.number] = pages
             self.stranded_pages += pages - request.pages
-        self.machine.note(Event.ACQUIRED, request.cpu, request.pages)
         return handle
 
     def _place(self, request: Request, size: int, leaf: int) -> int:
@@ -118,42 +118,36 @@ class Vmalloc:
         return self.areas.free(start)
 
     def _area(self, cpu: int, size: int, align: int) -> int:
-        pool = self.areas.pool(self.areas.node_of(cpu), size // self.machine.page_bytes)
-        ready = len(pool)
+        areas = self.areas
+        served = areas.served_by_pools
         try:
-            start = self.areas.allocate(cpu, size, align)
+            start = areas.allocate(cpu, size, align)
         except NoAddressSpace:
             # The kernel purges everything, pools included, and tries once more.
             self._drain(cpu, full=True)
-            start = self.areas.allocate(cpu, size, align)
-            ready = 0
-        event = Event.POOL_HIT if len(pool) < ready else Event.POOL_MISS
-        self.machine.note(event, cpu)
+            start = areas.allocate(cpu, size, align)
+        self.machine.note(POOL_HIT if areas.served_by_pools > served else POOL_MISS, cpu)
         return start
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Touch pages of the area."""
-        self._live.check(handle)
+        self._book.check(handle, span)
         assert handle.span is not None
-        handle.check_offsets(span, self.machine.page_bytes)
-        start = handle.span.start
-        self.machine.access(Span(start + span.start, start + span.last), cpu, kind)
+        self.machine.access_at(handle.span.start, span, cpu, kind)
 
     def release(self, handle: Handle, cpu: int) -> None:
         """Clear the entries; invalidate now (eager) or at the next drain (lazy)."""
-        self.machine.mmu(cpu)
-        self._live.end(handle)
+        self._book.take_back(handle, cpu)
         assert handle.span is not None
-        pages = handle.pages
-        if handle.number in self._rounded:
+        start, pages = handle.span.start, handle.pages
+        if self._rounded and handle.number in self._rounded:
             pages = self._rounded.pop(handle.number)
             self.stranded_pages -= pages - handle.pages
-        self.machine.unmap(handle.span.start, pages * self.machine.page_bytes, cpu)
-        due = self._forget(handle.span.start, pages)
+        self.machine.unmap(start, pages * self.machine.page_bytes, cpu)
+        due = self._forget(start, pages)
         if not self._lazy:
             self._drain(cpu)
-        self.machine.free_frames(handle.pa, pages, cpu)
-        self.machine.note(Event.RELEASED, cpu, handle.pages)
+        self._book.free_frames(handle, cpu, pages)
         if self._lazy and due:
             self._drain(cpu)
 

@@ -200,6 +200,8 @@ class VmapAreas:
         self._live: dict[int, tuple[int, int]] = {}
         self._draining: list[tuple[int, int, int]] | None = None
         self._skip_pools = False
+        self.served_by_pools = 0
+        """How many areas came out of a pool."""
 
     @property
     def lazy_pages(self) -> int:
@@ -226,12 +228,13 @@ class VmapAreas:
         """
         pages = self._pages(size, align)
         windowed = first is not None or last is not None
-        node = UNOWNED if windowed else self.node_of(cpu)
+        node = UNOWNED if windowed or self._nodes == 1 else cpu % self._nodes
         pool = self._pools[node].get(pages) if node >= 0 else None
         if pool:
             start = pool.pop()
             if start % align == 0:
                 self._live[start] = (pages, node)
+                self.served_by_pools += 1
                 return start
             pool.insert(0, start)
         start = self._from_tree(size, align, first, last)

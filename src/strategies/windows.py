@@ -94,19 +94,26 @@ class EphemeralWindow:
     def _span(self, regions: list[Region]) -> Span:
         return Span.of(regions[0].start, len(regions) * self.pages * self.machine.page_bytes)
 
+    def _take(self, cpu: int, pages: int) -> int | None:
+        """Return the first of so many pages of the CPU's region that it cannot hold; None without room."""
+        region = self.regions[cpu]
+        usable = self.pages - RESERVE_PAGES
+        first = region.next
+        if first + pages > usable:
+            first = max((start + count for start, count in region.live.items()), default=0)
+            if first + pages > usable:
+                return None
+            span = Span.of(region.start, self.pages * self.machine.page_bytes)
+            self.machine.invalidate(span, cpu, (cpu,))
+        region.next = first + pages
+        return first
+
     def get(self, cpu: int, pa: int, pages: int, memory_type: str | None = None) -> int | None:
         """Map frames in the CPU's region; return the address, or None where there is no room."""
+        first = self._take(cpu, pages)
+        if first is None:
+            return None
         region, page = self.regions[cpu], self.machine.page_bytes
-        usable = self.pages - RESERVE_PAGES
-        if region.next + pages > usable:
-            free = max((first + count for first, count in region.live.items()), default=0)
-            if free + pages > usable:
-                return None
-            span = Span.of(region.start, self.pages * page)
-            self.machine.invalidate(span, cpu, (cpu,))
-            region.next = free
-        first = region.next
-        region.next += pages
         region.live[first] = pages
         va, size = region.start + first * page, pages * page
         self.machine.map(va, pa, size, cpu, page_size=page, memory_type=memory_type, cpus=(cpu,))
@@ -128,14 +135,15 @@ class EphemeralWindow:
         memory_type: str | None = None,
     ) -> None:
         """Touch the bytes `span` of the memory at `pa`, up to `most` pages at a time."""
-        page = self.machine.page_bytes
+        page, mine = self.machine.page_bytes, (cpu,)
         at, last = span.start // page, span.last // page
         while at <= last:
-            count = min(most, last - at + 1)
-            va = self.get(cpu, pa + at * page, count, memory_type)
-            if va is not None:
-                self.machine.access(Span.of(va, count * page), cpu, kind)
-                self.put(cpu, va)
+            count = last - at + 1 if last - at < most else most
+            first = self._take(cpu, count)
+            if first is not None:
+                va = self.regions[cpu].start + first * page
+                frame = pa + at * page
+                self.machine.reach(va, frame, count, cpu, kind, memory_type=memory_type, cpus=mine)
             else:
                 count = 1
                 self._through_reserve(cpu, pa + at * page, kind, memory_type)

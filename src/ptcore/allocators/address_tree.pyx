@@ -231,6 +231,10 @@ cdef class AddressTree:
 
     def allocate(self, size, align=1, first=None, last=None, *, search_size=None):
         cdef Fit fit
+        cdef uint64_t lowest = 0
+        if type(size) is int and 0 < size <= ALL_ONES and align == 1 and first is last is search_size is None:
+            if self.take_lowest(size, 1, &lowest):
+                return lowest
         length = parse_size(size)
         step = parse_size(align)
         low = self.first if first is None else operator.index(first)
@@ -297,7 +301,10 @@ cdef class AddressTree:
         return True
 
     def free(self, start, size):
-        at, last = self._span(start, size, NotAllocated)
+        if type(start) is int and type(size) is int and 0 < size and self.first <= start <= self.last - size + 1:
+            at, last = start, start + size - 1
+        else:
+            at, last = self._span(start, size, NotAllocated)
         if not self.give_back(at, last):
             raise NotAllocated(f"a part of {at:#x}..{last:#x} is free already")
 

@@ -102,8 +102,15 @@ static inline uint32_t tc_retire(table_cache *c, uint32_t place) {
     return c->slot[place];
 }
 
+static int tc_higher_first(const void *a, const void *b) {
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/* All clean slots are then handed out in their order: pages in a row get slots in a row, and one run of items. */
 static inline void tc_invalidated(table_cache *c) {
     while (c->oweds)
         c->clean[c->cleans++] = c->owed[--c->oweds];
+    qsort(c->clean, c->cleans, sizeof *c->clean, tc_higher_first);
 }
 #endif

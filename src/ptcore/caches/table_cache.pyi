@@ -1,7 +1,7 @@
 """A bounded cache of ready mappings for hot pages."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,7 @@ class CacheCounts:
     drops: int
     invalidations: int
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(NamedTuple):
     """What a touch of pages in a row found. Rows are (first page, first slot, how many), in a row in both.
 
     `pages`: how many were served, fewer than asked where no slot was clean. `touched`: all of these;

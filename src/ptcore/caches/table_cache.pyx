@@ -5,6 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 import operator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,8 +35,7 @@ cdef uint64_t as_page(page) except? 0xFFFF_FFFF_FFFF_FFFF:
     return number
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(NamedTuple):
     pages: int
     touched: list[tuple[int, int, int]]
     new: list[tuple[int, int, int]]

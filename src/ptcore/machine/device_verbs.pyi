@@ -45,3 +45,6 @@ class DeviceVerbs:
 
     def access(self, span: Span, cpu: int, kind: str = "r") -> None:
         """Let the device touch every page of `span` once, in order, on behalf of `cpu`."""
+
+    def access_at(self, start: int, span: Span, cpu: int, kind: str = "r") -> None:
+        """The same for the bytes `span`, counted from the I/O address `start`."""

@@ -10,7 +10,7 @@ from ptcore.table.abi cimport pt_item
 from ptcore.table.leaf_run cimport LeafRuns
 from ptcore.table.page_table cimport PageTable
 
-from ptcore.errors import InvalidationOwed
+from ptcore.errors import InvalidationOwed, OutOfRange
 from ptcore.machine.events import Event
 from ptcore.units import ALL_ONES, Span
 
@@ -153,8 +153,16 @@ cdef class DeviceVerbs:
         self.spans.drop(first, last, self.itself)
 
     def access(self, span, cpu, kind="r"):
-        cdef uint64_t page = self.machine.page_bytes
-        cdef uint64_t first = span.start, last = span.last, start = first & ~(page - 1)
+        self.touch_run(span.start, span.last, cpu, kind)
+
+    def access_at(self, start, span, cpu, kind="r"):
+        cdef uint64_t at = start, first = span.start, last = span.last
+        if at + last < last:
+            raise OutOfRange(f"{span} from {start:#x} on goes beyond 2**64")
+        self.touch_run(at + first, at + last, cpu, kind)
+
+    cdef int touch_run(self, uint64_t first, uint64_t last, int64_t cpu, kind) except -1:
+        cdef uint64_t page = self.machine.page_bytes, start = first & ~(page - 1)
         cdef uint64_t count = (last - start) // page + 1
         cdef mmu_counts before = self.mmu.c.counts
         cdef const mmu_counts *after = &self.mmu.c.counts
@@ -164,7 +172,7 @@ cdef class DeviceVerbs:
         self.counted(DEVICE_REFERENCES, cpu, after.references - before.references)
         self.counted(DEVICE_HITS, cpu, after.device_hits - before.device_hits)
         self.counted(CONTEXT_REFERENCES, cpu, after.context_references - before.context_references)
-        self.counted(FAULTS, cpu, after.faults - before.faults)
+        return self.counted(FAULTS, cpu, after.faults - before.faults)
 
     cdef int counted(self, int event, int64_t cpu, uint64_t number) except -1:
         if number:

@@ -1,8 +1,9 @@
-"""What a strategy is asked for and what it gives out, and the book that it keeps of it."""
+"""What a strategy is asked for and gives out, and the book that it keeps of that."""
 
 from dataclasses import dataclass
 from typing import final
 
+from ptcore.machine.verbs import Verbs
 from ptcore.units import Span
 
 @final
@@ -42,17 +43,20 @@ class Handle:
         """Raise OutOfRange unless the bytes `span`, counted from the handle's first, are its own."""
 
 @final
-class Live:
-    """Handles that were given out and not yet given back, numbered from 1. All verbs are O(1)."""
+class Book:
+    """Handles that were given out and not yet taken back, numbered from 1. All verbs are O(1)."""
 
-    def __init__(self) -> None: ...
+    def __init__(self, machine: Verbs) -> None: ...
     def __contains__(self, handle: Handle) -> bool: ...
     def __len__(self) -> int: ...
-    def add(self, pages: int, pa: int, span: Span | None, memory_type: str | None = None) -> Handle:
-        """Make a handle and write it down."""
+    def give(self, request: Request, pa: int, span: Span | None = None) -> Handle:
+        """Make a handle for a request, write it down, and note ACQUIRED."""
 
-    def check(self, handle: Handle) -> None:
-        """Raise NotAllocated unless the handle is live."""
+    def check(self, handle: Handle, span: Span | None = None) -> None:
+        """Raise NotAllocated unless it is live, and OutOfRange unless the bytes `span` are its own."""
 
-    def end(self, handle: Handle) -> None:
-        """Strike the handle out. Raises NotAllocated unless it is live."""
+    def take_back(self, handle: Handle, cpu: int) -> None:
+        """Strike the handle out. Raises NotAllocated unless it is live, OutOfRange for an unknown CPU."""
+
+    def free_frames(self, handle: Handle, cpu: int, pages: int | None = None) -> None:
+        """Give its frames back (`pages`: more of them than it said), and note RELEASED."""

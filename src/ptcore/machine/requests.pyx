@@ -1,9 +1,15 @@
-"""What a strategy is asked for and what it gives out, and the book that it keeps of it: compiled, as millions are made."""
+"""What a strategy is asked for and gives out, and the book that it keeps of that: compiled, as millions are made."""
 
 cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
+from ptcore.machine.verbs cimport Verbs
+
 from ptcore.errors import AddressError, NotAllocated, OutOfRange
+from ptcore.machine.events import Event
+
+cdef int ACQUIRED = Event.ACQUIRED
+cdef int RELEASED = Event.RELEASED
 
 
 @cython.final
@@ -42,29 +48,39 @@ cdef class Handle:
 
 
 @cython.final
-cdef class Live:
-    cdef dict handles
+cdef class Book:
+    cdef Verbs machine
+    cdef dict live
     cdef int64_t numbers
 
-    def __cinit__(self):
-        self.handles = {}
+    def __init__(self, Verbs machine not None):
+        self.machine = machine
+        self.live = {}
 
     def __contains__(self, Handle handle not None):
-        return handle.number in self.handles
+        return handle.number in self.live
 
     def __len__(self):
-        return len(self.handles)
+        return len(self.live)
 
-    def add(self, pages, pa, span, memory_type=None):
+    def give(self, Request request not None, pa, span=None):
         self.numbers += 1
-        handle = Handle(self.numbers, pages, pa, span, memory_type)
-        self.handles[self.numbers] = handle
+        handle = Handle(self.numbers, request.pages, pa, span, request.memory_type)
+        self.live[self.numbers] = handle
+        self.machine.row(ACQUIRED, request.cpu, request.pages, 0, 0, 0, None)
         return handle
 
-    def check(self, Handle handle not None):
-        if handle.number not in self.handles:
+    def check(self, Handle handle not None, span=None):
+        if handle.number not in self.live:
+            raise NotAllocated(f"handle {handle.number} is not live")
+        if span is not None:
+            handle.check_offsets(span, self.machine.page_bytes)
+
+    def take_back(self, Handle handle not None, cpu):
+        self.machine.check(cpu)
+        if self.live.pop(handle.number, None) is None:
             raise NotAllocated(f"handle {handle.number} is not live")
 
-    def end(self, Handle handle not None):
-        self.check(handle)
-        del self.handles[handle.number]
+    def free_frames(self, Handle handle not None, cpu, pages=None):
+        self.machine.free_frames(handle.pa, handle.pages if pages is None else pages, cpu)
+        self.machine.row(RELEASED, cpu, handle.pages, 0, 0, 0, None)

@@ -170,6 +170,9 @@ class Verbs:
     def access(self, span: Span, cpu: int, kind: str = "r") -> None:
         """Let `cpu` touch every page of `span` once, in order; misses and walks are counted."""
 
+    def access_at(self, start: int, span: Span, cpu: int, kind: str = "r") -> None:
+        """Let `cpu` touch the bytes `span`, counted from the address `start`: as `access` does."""
+
     def touch_by_page(
         self,
         va: int,
@@ -192,6 +195,22 @@ class Verbs:
         self, va: int, pages: int, cpu: int, *, cpus: Iterable[int] | None = None
     ) -> None:
         """Unmap and invalidate each of `pages` pages from `va` on, one after the other."""
+
+    def reach(
+        self,
+        va: int,
+        pa: int,
+        pages: int,
+        cpu: int,
+        kind: str = "r",
+        *,
+        memory_type: str | None = None,
+        cpus: Iterable[int] | None = None,
+    ) -> None:
+        """Map `pages` frames from `pa` on, access and unmap them: `map`, `access` and `unmap` in one.
+
+        `cpus`: those that use the mapping (default: all). They may hold it until an invalidation.
+        """
 
     def map_rows(
         self,

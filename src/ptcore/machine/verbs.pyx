@@ -454,12 +454,17 @@ cdef class Verbs:
 
     # -- access ------------------------------------------------------------------------------
 
-    def access(self, span, cpu, kind="r", *, start=0):
+    def access(self, span, cpu, kind="r"):
+        self.check(cpu)
+        self.touch_run(span.start, span.last, cpu, need_of_kind(kind))
+
+    def access_at(self, start, span, cpu, kind="r"):
         cdef uint64_t at = start, first = span.start, last = span.last
         self.check(cpu)
-        if at + last < last:
-            raise OutOfRange(f"{span} lies beyond 2**64 when it begins {start:#x} higher")
-        self.touch_run(at + first, at + last, cpu, need_of_kind(kind))
+        if at + last < last or self.has_own_access():
+            self.access(Span(start + first, start + last), cpu, kind)
+        else:
+            self.touch_run(at + first, at + last, cpu, need_of_kind(kind))
 
     cdef bint has_own_access(self) except -1:
         """Whether a machine of another class accesses in its own way: it is then asked through that."""
