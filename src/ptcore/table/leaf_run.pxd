@@ -12,6 +12,17 @@ cdef struct Near:
     unsigned rights
 
 
+cdef enum:
+    MOST_PIECES = 8
+
+
+cdef struct Piece:
+    # What of a run lies in one table: its first address, its items, and how many they are.
+    uint64_t first
+    uint64_t count
+    uint8_t *items
+
+
 cdef class LeafRuns:
     cdef readonly PageTable table
     cdef dict attributes
@@ -25,5 +36,6 @@ cdef class LeafRuns:
     ) noexcept
     # *pa: where the first of them led to.
     cdef uint64_t unmap(self, uint64_t first, uint64_t size, Near *near, uint64_t *pa) noexcept
-    cdef uint64_t look(self, uint64_t first, uint64_t size, Near *near, uint8_t **items) noexcept
-    cdef uint64_t mapped(self, uint64_t first, uint64_t size) noexcept
+    cdef bint mapped(self, uint64_t first, uint64_t size) noexcept
+    cdef int leaves(self, uint64_t first, uint64_t size, Near *near, Piece *piece) noexcept
+    cdef int pieces(self, uint64_t first, uint64_t last, unsigned rights, Near *near, Piece *out) noexcept

@@ -1,7 +1,7 @@
-"""Edits of one run of smallest leaves in a table that exists: what most edits of a running machine are.
+"""Edits of one run of smallest leaves in tables that exist: what most edits of a running machine are.
 
 PageTable's verbs look, reserve and then do; here one look suffices, as nothing is allocated or freed and all items
-lie in one table. Whatever is not that simple is refused, with nothing changed, and is PageTable's to do or to name.
+lie in a few tables. Whatever is not that simple is refused, with nothing changed, and is PageTable's to do or to name.
 """
 
 cimport cython
@@ -51,7 +51,7 @@ cdef class LeafRuns:
         cdef int level = f.top, lg2 = 12
         if level == 0 or (first ^ last) >> f.level[1].shift:
             return NULL
-        if near != NULL and near.items != NULL and near.region == first >> f.level[1].shift and near.rights == rights:
+        if near != NULL and near.items != NULL and near.region == first >> f.level[1].shift and not rights & ~near.rights:
             return near.items + pt_item_at(f, 0, pt_index(f, 0, first))
         while 1ULL << lg2 < pt_table_bytes(f, level):
             lg2 += 1
@@ -94,14 +94,34 @@ cdef class LeafRuns:
         rights[0] = known[1]
         return 0
 
+    cdef int pieces(self, uint64_t first, uint64_t last, unsigned rights, Near *near, Piece *out) noexcept:
+        """The items of [first, last], a piece for each table; 0 where there is no table, or are too many."""
+        cdef const pt_format *f = &self.table.own_format
+        cdef uint64_t reach, at = first
+        cdef int n = 0
+        if f.top == 0:
+            return 0
+        reach = (1ULL << f.level[1].shift) - 1
+        while n < MOST_PIECES:
+            out[n].first = at
+            out[n].count = (min(last, at | reach) - at) // (self.page_mask + 1) + 1
+            out[n].items = self.find(at, min(last, at | reach), rights, near)
+            if out[n].items == NULL:
+                return 0
+            n += 1
+            if last <= at | reach:
+                return n
+            at = (at | reach) + 1
+        return 0
+
     cdef uint64_t map(
         self, uint64_t first, uint64_t size, uint64_t pa, bint any_size, pt_item item, unsigned rights, Near *near
     ) noexcept:
         """Map a run; `any_size`: larger leaves would do, too, where there is no table yet."""
         cdef PageTable t = self.table
         cdef const pt_format *f = &t.own_format
-        cdef uint64_t count = size // (self.page_mask + 1)
-        cdef uint8_t *bytes_
+        cdef Piece piece[MOST_PIECES]
+        cdef int n, count
         if size == 0 or (first | size | pa) & self.page_mask or first + (size - 1) < first:
             return 0
         # Leaves of several sizes in one table are PageTable's to choose among.
@@ -109,37 +129,41 @@ cdef class LeafRuns:
             return 0
         if t._reaches_encryption(pa, pa + size - 1) or not pt_has_room_for(f, 0, 1, pa + size - 1 & ~self.page_mask):
             return 0
-        bytes_ = self.find(first, first + size - 1, rights, near)
-        if bytes_ == NULL or t.engine.empty_run(&t.space, bytes_, count) < count:
-            return 0
-        t.engine.fill(&t.space, bytes_, count, item, pa)
-        return count
+        count = self.pieces(first, first + size - 1, rights, near, piece)
+        for n in range(count):
+            if t.engine.empty_run(&t.space, piece[n].items, piece[n].count) < piece[n].count:
+                return 0
+        for n in range(count):
+            t.engine.fill(&t.space, piece[n].items, piece[n].count, item, pa + (piece[n].first - first))
+        return size // (self.page_mask + 1) if count else 0
 
     cdef uint64_t unmap(self, uint64_t first, uint64_t size, Near *near, uint64_t *pa) noexcept:
         cdef PageTable t = self.table
         cdef const pt_format *f = &t.own_format
-        cdef uint8_t *bytes_ = NULL
+        cdef Piece piece[MOST_PIECES]
         cdef pt_item item
-        cdef uint64_t count = self.look(first, size, near, &bytes_)
-        if count:
-            item = pt_load(f, bytes_)
-            pa[0] = pt_leaf_output(f, &t.space.rules, 0, pt_shape_of(f, 0, PT_LEAF, item), item, first)
-            t.engine.clear(&t.space, bytes_, count)
-        return count
+        cdef int n, count = self.leaves(first, size, near, piece)
+        if count == 0:
+            return 0
+        item = pt_load(f, piece[0].items)
+        pa[0] = pt_leaf_output(f, &t.space.rules, 0, pt_shape_of(f, 0, PT_LEAF, item), item, first)
+        for n in range(count):
+            t.engine.clear(&t.space, piece[n].items, piece[n].count)
+        return size // (self.page_mask + 1)
 
-    cdef uint64_t mapped(self, uint64_t first, uint64_t size) noexcept:
-        """How many pages: all of the run, where it is all smallest leaves."""
-        cdef uint8_t *bytes_ = NULL
-        return self.look(first, size, NULL, &bytes_)
+    cdef bint mapped(self, uint64_t first, uint64_t size) noexcept:
+        """Whether all of the run is smallest leaves."""
+        cdef Piece piece[MOST_PIECES]
+        return self.leaves(first, size, NULL, piece) != 0
 
-    cdef uint64_t look(self, uint64_t first, uint64_t size, Near *near, uint8_t **items) noexcept:
+    cdef int leaves(self, uint64_t first, uint64_t size, Near *near, Piece *piece) noexcept:
+        """The pieces of a run that is all smallest leaves; 0 for any other."""
         cdef PageTable t = self.table
-        cdef uint64_t count = size // (self.page_mask + 1)
-        cdef uint8_t *bytes_
+        cdef int n, count
         if size == 0 or (first | size) & self.page_mask or first + (size - 1) < first:
             return 0
-        bytes_ = self.find(first, first + size - 1, 0, near)
-        items[0] = bytes_
-        if bytes_ == NULL or t.engine.lawful_leaf_run(&t.space, bytes_, count) < count:
-            return 0
+        count = self.pieces(first, first + size - 1, 0, near, piece)
+        for n in range(count):
+            if t.engine.lawful_leaf_run(&t.space, piece[n].items, piece[n].count) < piece[n].count:
+                return 0
         return count
