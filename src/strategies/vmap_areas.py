@@ -226,7 +226,9 @@ class VmapAreas:
         past the pools, and its area never enters one. Raises NoAddressSpace with nothing taken:
         the kernel then drains with `full=True` and tries once more.
         """
-        pages = self._pages(size, align)
+        pages, rest = divmod(size, self._page_bytes)
+        if rest or pages <= 0 or align & (align - 1) or align <= 0:
+            self._pages(size, align)  # says what is wrong
         windowed = first is not None or last is not None
         node = UNOWNED if windowed or self._nodes == 1 else cpu % self._nodes
         pool = self._pools[node].get(pages) if node >= 0 else None

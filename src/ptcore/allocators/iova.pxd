@@ -10,6 +10,13 @@ cdef struct IovaRange:
     uint8_t cached
 
 
+cdef struct Asked:
+    # A request: its size in pages, a power of two, and that as one; the last page that it may have.
+    int order
+    uint64_t size
+    uint64_t limit
+
+
 cdef class Magazine:
     cdef uint64_t *pages
     cdef int32_t room
@@ -38,6 +45,7 @@ cdef class IovaAllocator:
     cdef list previous
     cdef list depot
 
+    cdef int asked(self, cpu, pages, last, Asked *out) except -1
     cdef int32_t take_number(self) except -1
     cdef uint64_t fit(self, uint64_t pages, uint64_t end, bint keep, int32_t *above) noexcept
     cdef int insert(self, uint64_t low, uint64_t pages, int32_t above) except -1

@@ -17,6 +17,7 @@ cdef int32_t FIRST_ROOM = 64
 # Linux drivers/iommu/iova.c: IOVA_RANGE_CACHE_MAX_SIZE, and IOVA_MAG_SIZE ("maximum of 127 entries, 1024 bytes").
 SIZE_CLASSES = 6
 MAGAZINE_PAGES = 127
+cdef int CLASSES = SIZE_CLASSES
 # The page behind the last one below 4 GiB: iovad->dma_32bit_pfn with pages of 4 KiB.
 END_32_BITS = 1 << 20
 
@@ -213,57 +214,70 @@ cdef class IovaAllocator:
 
     # -- verbs -------------------------------------------------------------------------------
 
-    def _asked(self, cpu, pages, last):
-        count = operator.index(pages)
+    cdef int asked(self, cpu, pages, last, Asked *out) except -1:
+        """Look at what is asked for; raises OutOfRange for what cannot be had."""
+        cdef uint64_t count
+        if type(pages) is not int:
+            pages = operator.index(pages)
         if not 0 <= cpu < self.cpus:
             raise OutOfRange(f"cpu {cpu} is not in 0..{self.cpus - 1}")
-        if not 1 <= count <= self.last_page - self.first_page + 1:
-            raise OutOfRange(f"{count} pages are not 1 to {self.last_page - self.first_page + 1}")
-        limit = self.last_page if last is None else operator.index(last)
-        if not self.first_page <= limit <= self.last_page:
-            raise OutOfRange(f"page {limit:#x} is not in {self.first_page:#x}..{self.last_page:#x}")
-        order = (count - 1).bit_length()
-        return order, 1 << order, limit
+        if not 1 <= pages <= self.last_page - self.first_page + 1:
+            raise OutOfRange(f"{pages} pages are not 1 to {self.last_page - self.first_page + 1}")
+        out.limit = self.last_page if last is None else operator.index(last)
+        if not self.first_page <= out.limit <= self.last_page:
+            raise OutOfRange(f"page {out.limit:#x} is not in {self.first_page:#x}..{self.last_page:#x}")
+        count = pages
+        out.order = 0
+        while 1ULL << out.order < count:
+            out.order += 1
+        out.size = 1ULL << out.order
+        return 0
 
     def allocate(self, cpu, pages, last=None):
         cdef int32_t above = NIL
-        cdef uint64_t found = NONE, limit
-        order, size, limit = self._asked(cpu, pages, last)
-        if order < SIZE_CLASSES and limit >= size:
-            found = self.from_cache(cpu, order, limit + 1 - size, False)
+        cdef uint64_t found = NONE
+        cdef Asked a
+        self.asked(cpu, pages, last, &a)
+        if a.order < CLASSES and a.limit >= a.size:
+            found = self.from_cache(cpu, a.order, a.limit + 1 - a.size, False)
             if found != NONE:
                 self.cache_hits += 1
                 self.ranges[<int32_t>self.numbers[found]].cached = 0
                 return found
         self.cache_misses += 1
-        found = self.fit(size, limit + 1, False, &above)
+        found = self.fit(a.size, a.limit + 1, False, &above)
         if found == NONE:
             self.flush()
-            found = self.fit(size, limit + 1, False, &above)
+            found = self.fit(a.size, a.limit + 1, False, &above)
         if found == NONE:
-            raise NoAddressSpace(f"no {size} pages, aligned to as many, are free up to page {limit:#x}")
-        self.insert(found, size, above)
+            raise NoAddressSpace(f"no {a.size} pages, aligned to as many, are free up to page {a.limit:#x}")
+        self.insert(found, a.size, above)
         return found
 
     def expected(self, cpu, pages, last=None):
         cdef int32_t above = NIL
-        cdef uint64_t found = NONE, limit
-        order, size, limit = self._asked(cpu, pages, last)
-        if order < SIZE_CLASSES and limit >= size:
-            found = self.from_cache(cpu, order, limit + 1 - size, True)
+        cdef uint64_t found = NONE
+        cdef Asked a
+        self.asked(cpu, pages, last, &a)
+        if a.order < CLASSES and a.limit >= a.size:
+            found = self.from_cache(cpu, a.order, a.limit + 1 - a.size, True)
         if found == NONE:
-            found = self.fit(size, limit + 1, True, &above)
+            found = self.fit(a.size, a.limit + 1, True, &above)
         return None if found == NONE else found
 
     def free(self, cpu, page):
-        cdef int32_t n
+        cdef int32_t n = NIL
+        cdef int order = 0
         if not 0 <= cpu < self.cpus:
             raise OutOfRange(f"cpu {cpu} is not in 0..{self.cpus - 1}")
-        n = self.numbers.get(page, NIL)
+        found = self.numbers.get(page)
+        if found is not None:
+            n = found
         if n == NIL or self.ranges[n].cached:
             raise NotAllocated(f"no range of I/O addresses begins at page {page:#x}")
-        order = (self.ranges[n].high - self.ranges[n].low).bit_length()
-        if order < SIZE_CLASSES:
+        while (self.ranges[n].high - self.ranges[n].low) >> order:
+            order += 1
+        if order < CLASSES:
             self.to_cache(cpu, order, page)
             self.ranges[n].cached = 1
         else:
@@ -272,8 +286,10 @@ cdef class IovaAllocator:
     def claim(self, page, pages):
         cdef Magazine magazine
         cdef int32_t n, above = ANCHOR
-        cdef uint64_t low = operator.index(page)
-        _, size, _ = self._asked(0, pages, None)
+        cdef uint64_t low = operator.index(page), size
+        cdef Asked a
+        self.asked(0, pages, None, &a)
+        size = a.size
         if not self.first_page <= low or low + size - 1 > self.last_page:
             raise OutOfRange(f"{size} pages from {low:#x} are not in {self.first_page:#x}..{self.last_page:#x}")
         n = self.numbers.get(low, NIL)
