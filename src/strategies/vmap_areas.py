@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ptcore.errors import InvalidationOwed, Misaligned, NotAllocated, OutOfRange
 
@@ -89,8 +89,7 @@ class VmapOptions:
         return min(self.cpus, MAX_NODES) if self.nodes is None else self.nodes
 
 
-@dataclass(frozen=True, slots=True)
-class Drained:
+class Drained(NamedTuple):
     """What one drain detached: its areas and pages, and the span to invalidate (`last` inclusive).
 
     A drain that found nothing has areas 0 and no span; it needs no invalidation.
@@ -137,7 +136,7 @@ class LazyLists:
     purge_vmap_node()). `pages` may start above 0, for areas that were freed before we looked.
     """
 
-    __slots__ = ("_lists", "_zone_bytes", "max_pages", "pages")
+    __slots__ = ("_filled", "_lists", "_zone_bytes", "max_pages", "pages")
 
     def __init__(self, options: VmapOptions, pages: int = 0) -> None:
         """Start with empty lists and `pages` that are lazy already."""
@@ -145,30 +144,39 @@ class LazyLists:
         self.max_pages = lazy_max_pages(options.cpus, options.page_bytes)
         self._zone_bytes = NODE_ZONE_PAGES * options.page_bytes
         self._lists: list[dict[int, tuple[int, int]]] = [{} for _ in range(options.node_count)]
+        self._filled: set[int] = set()  # nodes that have some
 
     def add(self, start: int, pages: int, node: int) -> bool:
         """File a freed area by its node, or else its address; return whether a drain is due."""
         nodes = len(self._lists)
         at = node if node >= 0 else start // self._zone_bytes % nodes
         self._lists[at][start] = (pages, node)
+        self._filled.add(at)
         self.pages += pages
         return self.pages > self.max_pages
 
     def nodes(self) -> list[int]:
         """Return the nodes that have lazy areas."""
-        return [node for node, areas in enumerate(self._lists) if areas]
+        return sorted(self._filled)
 
     def detach(self, node: int) -> list[tuple[int, int, int]]:
         """Take one node's list: (start, pages, owner) by ascending start. The count stays."""
-        taken = [(start, *area) for start, area in sorted(self._lists[node].items())]
-        self._lists[node].clear()
+        areas = self._lists[node]
+        taken = []
+        for start in sorted(areas):
+            pages, owner = areas[start]
+            taken.append((start, pages, owner))
+        areas.clear()
+        self._filled.discard(node)
         return taken
 
     def discard(self, start: int) -> bool:
         """Drop an area as if it had never been freed; return whether it was there."""
-        for areas in self._lists:
+        for node, areas in enumerate(self._lists):
             if start in areas:
                 self.pages -= areas.pop(start)[0]
+                if not areas:
+                    self._filled.discard(node)
                 return True
         return False
 
@@ -195,7 +203,7 @@ class VmapAreas:
         self._nodes = self.options.node_count
         self._pools: list[dict[int, list[int]]] = [{} for _ in range(self._nodes)]
         # Which sizes' pools may be long enough to decay: most drains find few.
-        self._long: list[set[int]] = [set() for _ in range(self._nodes)]
+        self._long: dict[int, set[int]] = {}
         self._lazy = LazyLists(self.options)
         self._live: dict[int, tuple[int, int]] = {}
         self._draining: list[tuple[int, int, int]] | None = None
@@ -267,19 +275,18 @@ class VmapAreas:
             raise InvalidationOwed("the last drain is not finished: call finish_drain() first")
         self._draining = taken = []
         self._skip_pools = full
-        for node in range(self._nodes):
-            if full or self._long[node]:
-                self._decay(node, full)
+        for node in range(self._nodes) if full else sorted(self._long):
+            self._decay(node, full)
         for node in self._lazy.nodes():
             taken += self._lazy.detach(node)
         if not taken:
             return Drained(0, 0, None, None)
         first = end = taken[0][0]
-        total = 0
+        total, page = 0, self._page_bytes
         for start, pages, _ in taken:
             total += pages
-            first = min(first, start)
-            end = max(end, start + pages * self._page_bytes)
+            first = start if start < first else first
+            end = start + pages * page if start + pages * page > end else end
         return Drained(len(taken), total, first, end - 1)
 
     def finish_drain(self) -> None:
@@ -335,7 +342,7 @@ class VmapAreas:
         """Return an independent twin over `tree`, which must hold the same free addresses."""
         twin = VmapAreas(tree, self.options)
         twin._pools = [{size: list(pool) for size, pool in pools.items()} for pools in self._pools]
-        twin._long = [set(sizes) for sizes in self._long]
+        twin._long = {node: set(sizes) for node, sizes in self._long.items()}
         for start, pages, node in self._lazy.items():
             twin._lazy.add(start, pages, node)
         twin._lazy.pages = self._lazy.pages
@@ -368,17 +375,20 @@ class VmapAreas:
         pool = self._pools[node].setdefault(pages, [])
         pool.append(start)
         if len(pool) >> DECAY_SHIFT:
-            self._long[node].add(pages)
+            self._long.setdefault(node, set()).add(pages)
 
     def _decay(self, node: int, full: bool) -> None:
-        for pages in tuple(self._pools[node]) if full else tuple(self._long[node]):
+        long = self._long.get(node, set())
+        for pages in tuple(self._pools[node]) if full else tuple(long):
             pool = self._pools[node][pages]
             if not len(pool) >> DECAY_SHIFT:
-                self._long[node].discard(pages)  # it has been used meanwhile
+                long.discard(pages)  # it has been used meanwhile
             keep = 0 if full else len(pool) - (len(pool) >> DECAY_SHIFT)
             for start in pool[keep:]:
                 self.tree.free(start, pages * self._page_bytes)
             del pool[keep:]
+        if not long:
+            self._long.pop(node, None)
 
     def _forget(self, area: Area) -> bool:
         if area.state is AreaState.LIVE:
