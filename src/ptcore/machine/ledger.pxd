@@ -61,5 +61,5 @@ cdef class Ledger:
     cdef uint32_t number_of(self, frozenset cpus)
     cdef uint64_t mark(self) noexcept
     cdef bint fold(self, uint64_t start, uint64_t mark, int64_t step) except -1
-    cdef void again(self) noexcept
+    cdef void again(self, uint64_t times) noexcept
     cdef bint repeats_row(self, const LedgerRow *a, const LedgerRow *b, uint64_t step, uint8_t *moves) noexcept

@@ -274,16 +274,16 @@ cdef class Ledger:
         self.used -= period
         return 1
 
-    cdef void again(self) noexcept:
-        """The rows that were folded last, and after which there are none, happened once more."""
+    cdef void again(self, uint64_t times) noexcept:
+        """The rows that were folded last, and after which there are none, happened so many times more."""
         cdef Repeat *last = &self.repeats[self.repeats_used - 1]
         cdef const LedgerRow *rows = &self.data[last.at - self.before]
         cdef uint32_t n
         for n in range(last.period):
-            self.numbers[rows[n].event] += 1
-            self.sums[rows[n].event] += rows[n].count
-        last.times += 1
-        self.length += last.period
+            self.numbers[rows[n].event] += <int64_t>times
+            self.sums[rows[n].event] += <int64_t>times * rows[n].count
+        last.times += times
+        self.length += times * last.period
 
     cdef Repeat *new_repeat(self) except NULL:
         cdef Repeat *grown

@@ -93,3 +93,4 @@ cdef class Verbs:
     cdef int touch_any_page(self, ByPage *by, uint64_t at, uint64_t frame, cpus, kind, memory_type) except -1
     cdef int unmap_page(self, ByPage *by, uint64_t at, cpus) except -1
     cdef int unmap_in_turn(self, ByPage *by, uint64_t at, cpus) except -1
+    cdef uint64_t unmap_alike(self, ByPage *by, uint64_t at, uint64_t pages) except? 0

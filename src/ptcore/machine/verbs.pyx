@@ -520,11 +520,15 @@ cdef class Verbs:
 
     def unmap_by_page(self, va, pages, cpu, *, cpus=None):
         cdef ByPage by
-        cdef uint64_t at = va, n
+        cdef uint64_t at = va, left = pages, done
         self.begin_by_page(&by, cpu, cpus, "r", None)
-        for n in range(<uint64_t>pages):
-            self.unmap_in_turn(&by, at, cpus)
-            at += self.page_bytes
+        while left:
+            done = self.unmap_alike(&by, at, left)
+            if done == 0:
+                self.unmap_in_turn(&by, at, cpus)
+                done = 1
+            at += done * self.page_bytes
+            left -= done
 
     cdef int begin_by_page(self, ByPage *by, int64_t cpu, cpus, kind, memory_type) except -1:
         self.check(cpu)
@@ -560,7 +564,7 @@ cdef class Verbs:
             if users.has(by.cpu):
                 mmu_drop(self.mmu_of(<uint32_t>by.cpu), at, at + page - 1)
             self.spans.drop(at, at + page - 1, users)
-            self.ledger.again()
+            self.ledger.again(1)
             return True
         self.mapped_rows(at, frame, 1, by.cpu)
         self.touched_rows(at, at + page - 1, 1, by.cpu, &seen)
@@ -597,29 +601,37 @@ cdef class Verbs:
         return self.invalidate_run(at, at + page - 1, 1, by.cpu, <CpuSet>by.users)
 
     cdef int unmap_in_turn(self, ByPage *by, uint64_t at, cpus) except -1:
-        """The same for one page of several; what the ledger says of each is said once."""
-        cdef uint64_t pa = 0, moved, page = self.page_bytes, mark = self.ledger.mark()
+        """The same for one page of several: where the ledger says what it said of the page before, it says so once."""
+        cdef uint64_t pa = 0, mark = self.ledger.mark()
+        if self.runs.unmap(at, self.page_bytes, &by.near, &pa):
+            self.unmapped_rows(at, pa, 1, by.cpu, None if by.all_users else <CpuSet>by.users)
+            self.invalidate_run(at, at + self.page_bytes - 1, 1, by.cpu, <CpuSet>by.users)
+            by.folded = self.ledger.fold(by.begin, mark, self.page_bytes)
+            by.moved, by.pa, by.region = pa - by.pa, pa, by.near.region
+        else:
+            self.unmap_page(by, at, cpus)
+            self.ledger.fold(by.begin, mark, self.page_bytes)
+            by.folded = False
+        return 0
+
+    cdef uint64_t unmap_alike(self, ByPage *by, uint64_t at, uint64_t pages) except? 0:
+        """Unmap what follows a page and goes like it, one by one; return how many pages that were."""
         cdef CpuSet users = <CpuSet>by.users
         cdef tlb_chosen every = tlb_chosen(0, 0, True, True, False)
+        cdef uint64_t done, last
         cdef uint32_t n
-        if not self.runs.unmap(at, page, &by.near, &pa):
-            self.unmap_page(by, at, cpus)
-            self.ledger.fold(by.begin, mark, page)
-            by.folded = False
+        # What anybody knows of the way there went with the page before, if that was of the same table.
+        if not by.folded or self.owed or by.region != by.near.region or not self.runs.is_near(at, &by.near):
             return 0
-        moved, by.pa = pa - by.pa, pa
-        if by.folded and moved == by.moved and by.region == by.near.region and not self.owed:
-            # What anybody knows of the way there went with the page before, of the same table.
+        done = self.runs.unmap_alike(at, pages, by.pa + by.moved, by.moved, &by.near)
+        if done:
+            last = at + done * self.page_bytes - 1
             for n in range(users.count):
-                tlb_invalidate(self.mmu_of(users.numbers[n]).tlb, at, at + page - 1, &every)
-            self.spans.drop(at, at + page - 1, users)
-            self.ledger.again()
-            return 0
-        self.unmapped_rows(at, pa, 1, by.cpu, None if by.all_users else users)
-        self.invalidate_run(at, at + page - 1, 1, by.cpu, users)
-        by.folded = self.ledger.fold(by.begin, mark, page)
-        by.moved, by.region = moved, by.near.region
-        return 0
+                tlb_invalidate(self.mmu_of(users.numbers[n]).tlb, at, last, &every)
+            self.spans.drop(at, last, users)
+            self.ledger.again(done)
+            by.pa += done * by.moved
+        return done
 
     # -- rows of a window --------------------------------------------------------------------
 

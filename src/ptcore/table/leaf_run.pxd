@@ -29,6 +29,7 @@ cdef class LeafRuns:
     cdef uint64_t page_mask
 
     cdef uint8_t *find(self, uint64_t first, uint64_t last, unsigned rights, Near *near) noexcept
+    cdef bint is_near(self, uint64_t at, const Near *near) noexcept
     cdef int attributes_of(self, access, memory_type, bint any_size, pt_item *item, unsigned *rights) except -1
     # Each returns how many items it wrote (or found), and 0 where only PageTable's verb can tell what happens.
     cdef uint64_t map(
@@ -36,6 +37,7 @@ cdef class LeafRuns:
     ) noexcept
     # *pa: where the first of them led to.
     cdef uint64_t unmap(self, uint64_t first, uint64_t size, Near *near, uint64_t *pa) noexcept
+    cdef uint64_t unmap_alike(self, uint64_t first, uint64_t count, uint64_t pa, uint64_t step, Near *near) noexcept
     cdef bint mapped(self, uint64_t first, uint64_t size) noexcept
     cdef int leaves(self, uint64_t first, uint64_t size, Near *near, Piece *piece) noexcept
     cdef int pieces(self, uint64_t first, uint64_t last, unsigned rights, Near *near, Piece *out) noexcept

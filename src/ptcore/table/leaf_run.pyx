@@ -78,6 +78,9 @@ cdef class LeafRuns:
             near[0] = Near(first >> f.level[1].shift, bytes_, rights)
         return bytes_ + pt_item_at(f, 0, pt_index(f, 0, first))
 
+    cdef bint is_near(self, uint64_t at, const Near *near) noexcept:
+        return near.items != NULL and near.region == at >> self.table.own_format.level[1].shift
+
     cdef int attributes_of(self, access, memory_type, bint any_size, pt_item *item, unsigned *rights) except -1:
         """What a smallest leaf says besides its address; raises as PageTable.map for what cannot be said."""
         key = (access, memory_type, any_size)
@@ -150,6 +153,27 @@ cdef class LeafRuns:
         for n in range(count):
             t.engine.clear(&t.space, piece[n].items, piece[n].count)
         return size // (self.page_mask + 1)
+
+    cdef uint64_t unmap_alike(self, uint64_t first, uint64_t count, uint64_t pa, uint64_t step, Near *near) noexcept:
+        """Unmap pages from `first` on that are in the table of `near`, as long as they lead to `pa` and `step` on."""
+        cdef PageTable t = self.table
+        cdef const pt_format *f = &t.own_format
+        cdef uint64_t page = self.page_mask + 1, n = 0
+        cdef uint8_t *items = self.find(first, first, 0, near)
+        cdef pt_item item
+        if items == NULL:
+            return 0
+        count = min(count, ((first | ((1ULL << f.level[1].shift) - 1)) - first) // page + 1)
+        count = t.engine.lawful_leaf_run(&t.space, items, count)
+        while n < count:
+            item = pt_load(f, items + pt_item_at(f, 0, n))
+            if pt_leaf_output(f, &t.space.rules, 0, pt_shape_of(f, 0, PT_LEAF, item), item, first) != pa:
+                break
+            n += 1
+            first += page
+            pa += step
+        t.engine.clear(&t.space, items, n)
+        return n
 
     cdef bint mapped(self, uint64_t first, uint64_t size) noexcept:
         """Whether all of the run is smallest leaves."""
