@@ -26,6 +26,8 @@ class Request:
     memory_type: str | None = None
     sensitive: bool = False
 
+    def __post_init__(self) -> None: ...
+
 @final
 @dataclass(frozen=True)
 class Handle:
@@ -47,7 +49,7 @@ class Book:
     """Handles that were given out and not yet taken back, numbered from 1. All verbs are O(1)."""
 
     def __init__(self, machine: Verbs) -> None: ...
-    def __contains__(self, handle: Handle) -> bool: ...
+    def __contains__(self, handle: Handle, /) -> bool: ...
     def __len__(self) -> int: ...
     def give(self, request: Request, pa: int, span: Span | None = None) -> Handle:
         """Make a handle for a request, write it down, and note ACQUIRED."""
