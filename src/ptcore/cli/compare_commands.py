@@ -229,6 +229,18 @@ def _workload(name: str | None, size: int, cpus: int | None, seed: int, uses: in
     return workload_of(read_trace(name))
 
 
+def _workloads(named: Sequence[str | None], *options: Any) -> list[Workload]:
+    # What one's own code prints keeps the terminal for itself.
+    if not all(name in SCENARIOS for name in named):
+        return [_workload(name, *options) for name in named]
+    found = []
+    with progress_bar("making the steps") as move:
+        for number, name in enumerate(named):
+            move(str(name), number, len(named))
+            found.append(_workload(name, *options))
+    return found
+
+
 def _as_dict(found: Comparison) -> dict[str, Any]:
     return {
         **found.to_dict(),
@@ -333,7 +345,7 @@ def compare(
     if all_scenarios and workloads:
         raise FormatError("either scenarios by name or --all-scenarios")
     named: Sequence[str | None] = tuple(SCENARIOS) if all_scenarios else workloads or (None,)
-    steps = [_workload(name, size, machine["cpus"], seed, uses) for name in named]
+    steps = _workloads(named, size, machine["cpus"], seed, uses)
     if chosen and ":" in chosen:
         sys.path.insert(0, "")  # one's own strategies may stand in the folder one is in
     prices = DEFAULT_CONSTANTS if constants is None else read_constants(constants)
