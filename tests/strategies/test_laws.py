@@ -241,8 +241,8 @@ def test_the_same_steps_give_the_same_ledger_bit_for_bit(name: str) -> None:
     assert np.array_equal(ledgers[0], ledgers[1])
 
 
-@pytest.mark.parametrize("format", FORMATS[:2])
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in NESTED])
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("name", NAMES)
 def test_replaying_a_ledger_gives_the_same_tables_bit_for_bit(name: str, format: str) -> None:
     platform = Untouched(CPUS, format, ram="1G")
     strategy = strategies.find(name).make(platform)
@@ -250,10 +250,10 @@ def test_replaying_a_ledger_gives_the_same_tables_bit_for_bit(name: str, format:
     by_device = bool(platform.devices)
     script = [step for step in MIX if step[0] != "access"] if by_device else MIX
     run(platform, strategy, script, seen=False)
-    again = replayed(platform)
+    again = replayed_after_boot(platform) if name in NESTED else replayed(platform)
     size = platform.memory.size - platform.data_bytes
     found = platform.memory.read(platform.data_bytes, size)
-    assert found.count(0) < size - 8 or strategy.name in UNTRANSLATED
+    assert found.count(0) < size - 4 or strategy.name in UNTRANSLATED
     same = again.read(platform.data_bytes, size) == found  # outside of assert: no diff of megabytes
     assert same
 
@@ -263,47 +263,56 @@ def replayed(platform: Machine) -> PhysicalMemory:
     size = platform.memory.size
     memory = PhysicalMemory(size, frames=(platform.data_bytes, size - platform.data_bytes))
     tables = {frozenset(): PageTable(platform.table.format, memory)}
-    written = 0
+    follow_ledger(platform, memory, tables, first_row=0)
+    return memory
+
+
+def replayed_after_boot(platform: Machine) -> PhysicalMemory:
+    """The same from where the strategy begins, for tables that no row says the place of: a guest's."""
+    booted = Untouched(CPUS, platform.table.format, ram=platform.memory.size)
+    strategies.find(NESTED[0]).make(booted)
+    tables = {frozenset(): booted.table}
+    tables |= {frozenset({device.number}): device.table for device in booted.devices}
+    assert len(platform.ledger) > len(booted.ledger) + 90
+    follow_ledger(platform, booted.memory, tables, first_row=len(booted.ledger))
+    return booted.memory
+
+
+def follow_ledger(
+    platform: Machine,
+    memory: PhysicalMemory,
+    tables: dict[frozenset[int], PageTable],
+    first_row: int,
+) -> None:
     pending: list[Owed] = []
-    rows = platform.ledger.rows()
+    rows = platform.ledger.rows(first_row)
     for number, row in enumerate(rows):
         for device in platform.devices:  # no row says when its root was made: after what lies below
-            if memory.frames.allocated_bytes == device.table.root - platform.data_bytes:
-                tables[frozenset({device.number})] = PageTable(device.table.format, memory)
+            named = frozenset({device.number})
+            below = device.table.root - platform.data_bytes
+            if named not in tables and memory.frames.allocated_bytes == below:
+                tables[named] = PageTable(device.table.format, memory)
         event, first, length = (
             int(row["event"]),
             int(row["first"]),
             int(row["last"] - row["first"]) + 1,
         )
-        named = platform.ledger.cpu_set(int(row["cpus"]))
-        table = tables.get(named, tables[frozenset()])
+        table = tables.get(platform.ledger.cpu_set(int(row["cpus"])), tables[frozenset()])
+        page_size = 1 << int(row["page_lg2"]) if row["page_lg2"] else None
         if event == Event.TABLES_ALLOCATED and rows["event"][number + 1] != Event.ENTRIES_WRITTEN:
             for _ in range(int(row["count"]) // PAGE):  # tables that no item points to: contexts
                 memory.frames.allocate()
-        elif event == Event.ENTRIES_WRITTEN:
-            written = int(row["count"])
         elif event == Event.MAPPED:
-            smallest = written >= row["count"] and row["count"] > 1
-            page_size = PAGE if smallest or row["count"] == 1 else None
             pending.append(table.map(first, int(row["pa"]), length, page_size=page_size))
         elif event == Event.UNMAPPED:
             pending.append(table.unmap(first, length, free_tables=False))
         elif event == Event.SPLIT:
-            pending.append(
-                table.split(first, length, size_after_split(table, first, int(row["count"])))
-            )
+            assert page_size is not None
+            pending.append(table.split(first, length, page_size))
         elif event == Event.TABLES_FREED and row["count"]:
             done = next(o for o in pending if sum(s for _, s in o.tables) == row["count"])
             pending.remove(done)
             done.discharge()
-    return memory
-
-
-def size_after_split(table: PageTable, va: int, taken: int) -> int:
-    """The size of leaves that a split of the leaf at `va` made with tables of so many bytes."""
-    levels = table.format.levels
-    found = table.format.level_of(table.walk(va).page_size)
-    return 1 << levels[found - taken // table.format.table_bytes(0)].shift
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -23,7 +23,8 @@ class Event(IntEnum):
     ENTRIES_WRITTEN = 7
     """Items of page tables were written. count."""
     MAPPED = 8
-    """first..last translate to pa and on; for a device, where `cpus` names one. count = pages."""
+    """first..last translate to pa and on; for a device, where `cpus` names one. count = pages; page_lg2 = 0:
+    the largest leaves that fit were asked for."""
     UNMAPPED = 9
     """first..last translated to pa and on, and no longer do in the tables; caches may still hold it."""
     INVALIDATED = 10

@@ -10,12 +10,12 @@ cdef packed struct LedgerRow:
     uint32_t cpus
     int16_t cpu
     uint8_t event
-    uint8_t moves
+    uint8_t page_lg2
 
 
 cdef packed struct Repeat:
-    # `period` stored rows from the stored row `at` on happened `times` times; each time what `moves` says of
-    # a row (MOVES_ADDRESS, MOVES_FRAME) went on by `step` bytes.
+    # `period` stored rows from the stored row `at` on happened `times` times; each time what the bits above a
+    # row's page_lg2 say (MOVES_ADDRESS, MOVES_FRAME) went on by `step` bytes.
     uint64_t at
     uint64_t times
     int64_t step
@@ -24,8 +24,9 @@ cdef packed struct Repeat:
 
 
 cdef enum:
-    MOVES_ADDRESS = 1
-    MOVES_FRAME = 2
+    PAGE_LG2 = 63
+    MOVES_ADDRESS = 64
+    MOVES_FRAME = 128
 
 
 cdef class Ledger:
@@ -58,6 +59,7 @@ cdef class Ledger:
         self, uint8_t event, int64_t time_ns, int16_t cpu, int64_t count, uint64_t first, uint64_t last,
         uint64_t pa, uint32_t cpus
     ) except -1
+    cdef void sized(self, unsigned page_lg2) noexcept
     cdef uint32_t number_of(self, frozenset cpus)
     cdef uint64_t mark(self) noexcept
     cdef bint fold(self, uint64_t start, uint64_t mark, int64_t step) except -1

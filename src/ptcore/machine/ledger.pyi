@@ -57,7 +57,8 @@ class Ledger:
     def rows(self, first_row: int = 0, *, events: Iterable[Event] | None = None) -> NDArray[Any]:
         """Return the rows (ROW_DTYPE) from `first_row` on, in order, or those of `events` among them.
 
-        `cpus` is a number for `cpu_set`. A ledger may be larger than memory: see `chunks`.
+        `cpus` is a number for `cpu_set`; `page_lg2` of MAPPED and SPLIT is the size of leaves that was asked
+        for, as a power of two, else 0. A ledger may be larger than memory: see `chunks`.
         """
 
     def chunks(
@@ -68,7 +69,7 @@ class Ledger:
     def weighted(self, first_row: int = 0) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
         """Yield rows as they are stored, and how often each happened: enough for sums, and short.
 
-        `unused` is not 0 in rows whose addresses move from one time to the next.
+        Above the six bits of their `page_lg2` is what moves from one time to the next.
         """
 
     def parts(self) -> Iterator[Part]:

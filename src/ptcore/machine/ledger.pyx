@@ -63,11 +63,11 @@ cdef size_t read_on(const Stored *s, Cursor *c, LedgerRow *out, size_t room, con
             gone = c.turn * <uint64_t>repeat.step
         if wanted[row.event]:
             out[n] = row[0]
-            out[n].moves = 0
-            if row.moves & MOVES_ADDRESS:
+            out[n].page_lg2 &= PAGE_LG2
+            if row.page_lg2 & MOVES_ADDRESS:
                 out[n].first += gone
                 out[n].last += gone
-            if row.moves & MOVES_FRAME:
+            if row.page_lg2 & MOVES_FRAME:
                 out[n].pa += gone
             n += 1
         c.at += 1
@@ -205,6 +205,10 @@ cdef class Ledger:
         self.sums[event] += count
         return 0
 
+    cdef void sized(self, unsigned page_lg2) noexcept:
+        """Say of the last row which leaves it is about."""
+        self.data[self.used - 1].page_lg2 = <uint8_t>page_lg2
+
     cdef uint32_t number_of(self, frozenset cpus):
         """The number of a set of CPUs; a new one where the ledger has not named it yet."""
         number = self.set_numbers.get(cpus)
@@ -222,10 +226,10 @@ cdef class Ledger:
         """Whether `b` says what `a` does, `step` bytes on where it moves; *moves is what does."""
         if (
             a.event != b.event or a.count != b.count or a.cpu != b.cpu or a.cpus != b.cpus
-            or a.time_ns != b.time_ns or b.last - a.last != b.first - a.first
+            or a.time_ns != b.time_ns or b.last - a.last != b.first - a.first or (a.page_lg2 ^ b.page_lg2) & PAGE_LG2
         ):
             return False
-        moves[0] = 0
+        moves[0] = b.page_lg2
         if b.first != a.first:
             if b.first - a.first != step:
                 return False
@@ -263,13 +267,13 @@ cdef class Ledger:
         for n in range(period):
             if not self.repeats_row(&old[n], &new[n], times * <uint64_t>step, &moves[n]):
                 return 0
-            if last != NULL and moves[n] != old[n].moves:
+            if last != NULL and moves[n] != old[n].page_lg2:
                 return 0
         if last == NULL:
             last = self.new_repeat()
             last[0] = Repeat(mark - period, 1, step, <uint32_t>period, 0)
             for n in range(period):
-                old[n].moves = moves[n]
+                old[n].page_lg2 = moves[n]
         last.times += 1
         self.used -= period
         return 1

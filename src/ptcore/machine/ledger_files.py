@@ -34,9 +34,12 @@ ROW_DTYPE = np.dtype(
         ("cpus", "<u4"),
         ("cpu", "<i2"),
         ("event", "u1"),
-        ("unused", "u1"),
+        ("page_lg2", "u1"),
     ]
 )
+# The two bits above a stored row's page_lg2: what moves when it happens again.
+MOVES_AT = 6
+PAGE_LG2 = (1 << MOVES_AT) - 1
 REPEAT_DTYPE = np.dtype(
     [("at", "<u8"), ("times", "<u8"), ("step", "<i8"), ("period", "<u4"), ("unused", "<u4")]
 )
@@ -183,7 +186,7 @@ def write_part(path: Path, part: Part, sets: list[list[int]]) -> None:
         _write_parquet(out, part, json.dumps(facts), _arrow(path))
 
 
-_COLUMNS = tuple(name for name in ROW_DTYPE.names or () if name != "unused")
+_COLUMNS = tuple(name for name in ROW_DTYPE.names or () if name != "page_lg2")
 
 
 ROWS_AT_ONCE = 1 << 15  # a group of rows whose columns stay in a CPU's cache while they are written
@@ -211,6 +214,7 @@ def _write_parquet(out: IO[bytes], part: Part, facts: str, arrow: Any) -> None:
 
 
 _REPEAT_COLUMNS = {
+    "page_lg2": np.dtype("u1"),
     "moves": np.dtype("u1"),
     "times": np.dtype("i8"),
     "period": np.dtype("u4"),
@@ -220,7 +224,8 @@ _REPEAT_COLUMNS = {
 
 def _columns_of(part: Part) -> dict[str, NDArray[Any]]:
     found = {name: np.zeros(len(part.rows), dtype) for name, dtype in _REPEAT_COLUMNS.items()}
-    found["moves"][:] = part.rows["unused"]
+    found["page_lg2"][:] = part.rows["page_lg2"] & PAGE_LG2
+    found["moves"][:] = part.rows["page_lg2"] >> MOVES_AT
     found["times"] = weights_of(part)
     at, which = _rows_of_repeats(part)
     found["period"][part.repeats["at"].astype(np.int64) - part.before] = part.repeats["period"]
@@ -255,7 +260,7 @@ def _read_parquet(path: Path) -> tuple[NDArray[Any], NDArray[Any], dict[str, Any
     rows = np.zeros(table.num_rows, dtype=ROW_DTYPE)
     for name in _COLUMNS:
         rows[name] = columns[name]
-    rows["unused"] = columns["moves"]
+    rows["page_lg2"] = columns["page_lg2"] | columns["moves"] << MOVES_AT
     starts = np.flatnonzero(columns["period"])
     repeats = np.zeros(len(starts), dtype=REPEAT_DTYPE)
     repeats["at"] = starts + int(facts["before"])

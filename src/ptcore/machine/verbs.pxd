@@ -82,7 +82,7 @@ cdef class Verbs:
     cdef int invalidate_run(self, uint64_t first, uint64_t last, int64_t pages, int64_t cpu, CpuSet targets) except -1
     cdef int tell_others(self, CpuSet others, int64_t cpu, int64_t pages) except -1
     cdef int settle_run(self, uint64_t first, uint64_t last, CpuSet targets, int64_t cpu) except -1
-    cdef int mapped_rows(self, uint64_t va, uint64_t pa, uint64_t pages, int64_t cpu) except -1
+    cdef int mapped_rows(self, uint64_t va, uint64_t pa, uint64_t pages, int64_t cpu, bint any_size) except -1
     cdef int unmapped_rows(self, uint64_t va, uint64_t pa, uint64_t pages, int64_t cpu, CpuSet named) except -1
     cdef void touch_pages(self, uint64_t start, uint64_t count, int64_t cpu, unsigned need, Seen *seen) noexcept
     cdef int touched_rows(self, uint64_t first, uint64_t last, uint64_t count, int64_t cpu, const Seen *seen) except -1

@@ -20,7 +20,7 @@ from ptcore.errors import AddressError, InvalidationOwed, NoAddressSpace, NoFram
 from ptcore.machine import processes
 from ptcore.machine.events import Event
 from ptcore.machine.shootdown import SINGLE_PAGE_CEILING
-from ptcore.units import ALL_ONES, Span
+from ptcore.units import ALL_ONES, Span, parse_size
 
 cdef uint64_t LAST = <uint64_t>-1
 cdef int64_t MOST_SINGLE = SINGLE_PAGE_CEILING
@@ -300,12 +300,14 @@ cdef class Verbs:
         self.must_not_be_stale(va, va + size - 1, users)
         pages = self.runs.map(va, size, pa, any_size, item, rights, NULL)
         if pages:
-            self.mapped_rows(va, pa, pages, cpu)
+            self.mapped_rows(va, pa, pages, cpu, any_size)
         return pages != 0
 
-    cdef int mapped_rows(self, uint64_t va, uint64_t pa, uint64_t pages, int64_t cpu) except -1:
+    cdef int mapped_rows(self, uint64_t va, uint64_t pa, uint64_t pages, int64_t cpu, bint any_size) except -1:
         self.row(ENTRIES_WRITTEN, cpu, pages, 0, 0, 0, None)
-        return self.row(MAPPED, cpu, pages, va, va + pages * self.page_bytes - 1, pa, None)
+        self.row(MAPPED, cpu, pages, va, va + pages * self.page_bytes - 1, pa, None)
+        self.ledger.sized(0 if any_size else lowest_bit(self.page_bytes))
+        return 0
 
     cdef object type_of(self, memory_type):
         return self.table.format.device_memory or None if memory_type == DEVICE_MEMORY else memory_type
@@ -334,6 +336,7 @@ cdef class Verbs:
         self.share_kernel_half(owed)
         self.account(owed, cpu)
         self.row(MAPPED, cpu, span.size // self.page_bytes, va, span.last, pa, None)
+        self.ledger.sized(0 if page_size is None else parse_size(page_size).bit_length() - 1)
         if owed:
             self.owe(owed)
 
@@ -384,6 +387,7 @@ cdef class Verbs:
             return
         self.account(owed, cpu)
         self.row(SPLIT, cpu, owed.tables_allocated_bytes, span.start, span.last, 0, None)
+        self.ledger.sized(parse_size(page_size).bit_length() - 1)
         self.owe(owed)
         self.invalidate(None, cpu)
 
@@ -566,7 +570,7 @@ cdef class Verbs:
             self.spans.drop(at, at + page - 1, users)
             self.ledger.again(1)
             return True
-        self.mapped_rows(at, frame, 1, by.cpu)
+        self.mapped_rows(at, frame, 1, by.cpu, False)
         self.touched_rows(at, at + page - 1, 1, by.cpu, &seen)
         self.unmapped_rows(at, frame, 1, by.cpu, None if by.all_users else users)
         self.invalidate_run(at, at + page - 1, 1, by.cpu, users)
