@@ -116,7 +116,7 @@ class Iommu:
         owed = second.map(0, 0, machine.memory.size)
         machine.account(owed, 0)
         size = machine.memory.size // TABLE_SHARE // GUEST_SHARE
-        at = machine.memory.frames.allocate(size)
+        at = machine.memory.frames.allocate(size, zero=False)  # a table is cleared when it is taken
         memory = guest_memory(second, frames=(at, size))
         self.device.table = PageTable(machine.table.format, memory)
 

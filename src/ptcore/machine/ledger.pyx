@@ -136,6 +136,29 @@ cdef class _Reader:
         if ahead:
             skip(&self.stored, &self.at, ahead, numbers, sums)
 
+    def stored_row(self):
+        """The number in the part of the stored row that comes next."""
+        return self.at.at
+
+    def rest_of_repeat(self):
+        """The rows up to the end of the repeat that it stands in the midst of; none where it does not."""
+        cdef uint8_t[::1] out
+        cdef const Repeat *repeat
+        cdef size_t left, inside
+        if self.at.repeat == self.stored.repeats_count:
+            return np.empty(0, dtype=ROW_DTYPE)
+        repeat = &self.stored.repeats[self.at.repeat]
+        if self.at.at + self.stored.before < repeat.at:
+            return np.empty(0, dtype=ROW_DTYPE)
+        inside = self.at.at + self.stored.before - repeat.at
+        if self.at.turn == 0 and inside == 0:
+            return np.empty(0, dtype=ROW_DTYPE)
+        left = (repeat.times - self.at.turn) * repeat.period - inside
+        rows = np.empty(left, dtype=ROW_DTYPE)
+        out = rows.view(np.uint8)
+        read_on(&self.stored, &self.at, <LedgerRow *>&out[0], left, self.wanted)
+        return rows
+
     def chunks(self, size_t most):
         cdef uint8_t[::1] out
         cdef size_t found
@@ -374,8 +397,13 @@ cdef class Ledger:
             if ahead == 0:
                 yield part.rows, weights_of(part)
             elif ahead < part.length:
-                for rows in _Reader(part, ahead, None).chunks(CHUNK_ROWS):
+                reader = _Reader(part, ahead, None)
+                rows = reader.rest_of_repeat()
+                if len(rows):
                     yield rows, np.ones(len(rows), dtype=np.int64)
+                at = reader.stored_row()
+                if at < len(part.rows):
+                    yield part.rows[at:], weights_of(part)[at:]
             ahead = max(ahead - part.length, 0)
 
     def cpu_set(self, number):

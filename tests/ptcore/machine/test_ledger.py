@@ -199,3 +199,37 @@ def test_a_part_in_parquet_says_what_its_rows_stand_for(tmp_path: Path) -> None:
     tables = [parquet.read_table(path) for path in sorted(tmp_path.iterdir())]
     assert sum(int(table.column("times").to_numpy().sum()) for table in tables) == len(ledger)
     assert set(ledger_files.PARQUET_COLUMNS) < set(tables[0].column_names)
+
+
+@pytest.mark.parametrize("limit", [None, 60])
+def test_weights_count_what_came_from_any_row_on(limit: int | None) -> None:
+    ledger = Ledger() if limit is None else Ledger(limit_rows=limit, form="npz")
+    run("naive_unmap", ledger, requests=12)
+    rows = ledger.rows()
+    unfolded = 0
+    for first in (*range(0, len(rows), 7), len(rows) - 1, len(rows), len(rows) + 3):
+        found = list(ledger.weighted(first))
+        counted = np.zeros(256, dtype=np.int64)
+        for part, weights in found:
+            np.add.at(counted, part["event"], weights)
+        assert np.array_equal(counted, np.bincount(rows["event"][first:], minlength=256))
+        unfolded = max(unfolded, sum(len(part) for part, _ in found))
+    # No more than one repeat is said in full: most rows of this ledger are repeats.
+    assert len(rows) > 3 * ledger.rows_in_memory if limit is None else ledger.streamed
+    assert unfolded < len(rows) / 2
+
+
+def test_a_mapping_and_a_split_say_which_leaves_were_asked_for(tmp_path: Path) -> None:
+    ledger = Ledger(limit_rows=9, spill=tmp_path)
+    machine = Machine(2, ram="1G", ledger=ledger)
+    va = machine.table.legal_spans()[-1].start
+    machine.map(va, 0, "4M", 0)
+    machine.split(va, "2M", PAGE, 0)
+    machine.map(va + (4 << 20), 4 << 20, "2M", 0, page_size="2M")
+    machine.map(va + (6 << 20), 6 << 20, "64K", 0, page_size=PAGE)
+    machine.map(va + (6 << 20) + (1 << 16), 8 << 20, PAGE, 0)
+    machine.touch_by_page(va + (7 << 20), 9 << 20, 5, 0, step=PAGE)
+    ledger.close()
+    rows = Ledger.load(tmp_path).rows(events=[Event.MAPPED, Event.SPLIT])
+    assert rows["page_lg2"].tolist() == [0, 12, 21, 12, 0] + [12] * 5
+    assert not Ledger.load(tmp_path).rows(events=[Event.UNMAPPED])["page_lg2"].any()
