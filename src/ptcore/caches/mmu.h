@@ -34,6 +34,7 @@ typedef struct {
     const pt_need *need1[2]; /* by the kind of access: MMU_READ | ... */
     int (*walk[2])(struct mmu *, const pt_space *, const pt_need *, uint64_t va, unsigned kind, tlb_entry *entry);
     void (*look_ahead[2])(const pt_space *, const uint64_t *vas, size_t count, pt_hint *hint); /* or NULL */
+    int (*walk2)(struct mmu *, uint64_t ipa, unsigned kind, tlb_entry *entry);
     const pt_space *stage2; /* NULL without one; then stage1 is read at physical addresses */
     const pt_need *need2;
     pt_space physical[2]; /* stage1, read through the memory of stage2 */
@@ -269,8 +270,7 @@ static int mmu_second(mmu *m, uint64_t ipa, unsigned kind, tlb_entry *out) {
     uint64_t before = m->counts.references;
     m->counts.second_walks++;
     m->fault_stage = 2;
-    int status = mmu_descend(c->stage2->format, m, c->stage2, c->need2, m->host_cache, c->guest, c->marks2, 0, ipa,
-                             kind, out);
+    int status = c->walk2(m, ipa, kind, out);
     m->counts.second_references += m->counts.references - before;
     if (status == PT_OK && m->second != NULL) {
         if (hit == NULL)
@@ -413,8 +413,25 @@ PT_INLINE void mmu_look_ahead(const pt_format *f, const pt_space *s, const uint6
 PT_FORMATS(MMU_WALK_OF_GENERATED)
 MMU_WALK_OF(any, s->format)
 
+#define MMU_SECOND_WALK_OF(NAME, FORMAT)                                                                           \
+    static int mmu_second_walk_##NAME(mmu *m, uint64_t ipa, unsigned kind, tlb_entry *entry) {                     \
+        const mmu_context *c = &m->now;                                                                            \
+        return mmu_descend(FORMAT, m, c->stage2, c->need2, m->host_cache, c->guest, c->marks2, 0, ipa, kind, entry); \
+    }
+#define MMU_SECOND_WALK_OF_GENERATED(NAME) MMU_SECOND_WALK_OF(NAME, &PT_FORMAT_##NAME)
+#define MMU_USE_SECOND_IF_GENERATED(NAME)                                       \
+    if (memcmp(c->stage2->format, &PT_FORMAT_##NAME, sizeof(pt_format)) == 0) \
+        c->walk2 = mmu_second_walk_##NAME;
+
+PT_FORMATS(MMU_SECOND_WALK_OF_GENERATED)
+MMU_SECOND_WALK_OF(any, c->stage2->format)
+
 /* Takes the walks that were compiled for the formats of a context, or those for any format. */
 static inline __attribute__((unused)) void mmu_choose_walks(mmu_context *c) {
+    c->walk2 = mmu_second_walk_any;
+    if (c->stage2 != NULL) {
+        PT_FORMATS(MMU_USE_SECOND_IF_GENERATED)
+    }
     for (unsigned half = 0; half < c->halves; half++) {
         const pt_format *f = c->stage1[half]->format;
         MMU_USE(any)

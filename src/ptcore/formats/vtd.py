@@ -104,6 +104,7 @@ def vtd_ss(levels: int, *, ad: bool = False, pages_1g: bool = True) -> Format:
         physical_bits=52,
         memory_types=MEMORY_TYPES,
         parameters={"ad": ad, "pages_1g": pages_1g},
+        compiled=levels == 4,
         # "Access Rights": X is ignored here, a request to execute is a read.
         denials=(Denial("x", user=None, lacking="r"),),
     )
