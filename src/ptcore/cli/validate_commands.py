@@ -196,6 +196,14 @@ def show_iommu(found: list[tuple[str, IommuValidation]]) -> None:
     )
 
 
+def _modelled(found: Outcome) -> str:
+    if found.model is None:
+        return "-"
+    if found.uncertainty is not None:
+        return f"{found.model:,.3g} ± {found.uncertainty:.1g}"
+    return f"{found.model:,.4g}" if found.model < 10_000 else f"{found.model:,.0f}"
+
+
 def published_rows(found: tuple[Outcome, ...]) -> list[tuple[str, ...]]:
     """Return target, what, published, model, deviation, verdict and source of every outcome."""
     return [
@@ -203,11 +211,7 @@ def published_rows(found: tuple[Outcome, ...]) -> list[tuple[str, ...]]:
             o.target.name,
             o.target.what,
             f"{o.target.published:,g} {o.target.unit}".strip(),
-            "-"
-            if o.model is None
-            else f"{o.model:,.4g}"
-            if o.model < 10_000
-            else f"{o.model:,.0f}",
+            _modelled(o),
             "-" if o.deviation is None else f"{o.deviation:+.1%}",
             o.verdict,
             o.target.source,

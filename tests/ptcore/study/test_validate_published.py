@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
 from ptcore.cli.commands import ptcore
+from ptcore.cli.validate_commands import published_rows
 from ptcore.study import validate_published as validate_published_module
 from ptcore.study.validate_published import TARGETS, Outcome, Target, validate_published
 
@@ -77,3 +80,31 @@ def test_the_wait_for_other_cpus_grows_with_them_and_their_work_does_not() -> No
     few, many = (validate_published_module.slowdown("naive_unmap", cpus) for cpus in (2, 4))
     interrupt = 1000 / validate_published_module.POPULATE_NS
     assert many - few == pytest.approx(2 * interrupt, rel=0.05)
+
+
+class _Interrupted:
+    """A clock that loses a millisecond in one reading of seven, as where others take the CPU."""
+
+    def __init__(self) -> None:
+        self.lost = self.readings = 0
+
+    def perf_counter_ns(self) -> int:
+        self.readings += 1
+        self.lost += 1_000_000 * (self.readings % 7 == 0)
+        return time.perf_counter_ns() + self.lost
+
+
+def test_the_slope_of_a_map_is_the_same_when_it_is_interrupted(monkeypatch) -> None:
+    quiet = validate_published_module.entry_slope()
+    clock = _Interrupted()
+    monkeypatch.setattr(validate_published_module, "time", clock)
+    interrupted = validate_published_module.entry_slope()
+    assert clock.lost > 100_000_000
+    assert interrupted.value == pytest.approx(quiet.value, rel=0.25)
+    assert 0 < quiet.uncertainty < quiet.value
+
+
+def test_what_is_timed_is_shown_with_its_uncertainty(outcomes) -> None:
+    (row,) = (row for row in published_rows(outcomes) if row[0] == "T11")
+    assert re.fullmatch(r"[\d.]+ ± [\d.e-]+", row[3])
+    assert [o.target.name for o in outcomes if o.uncertainty is not None] == ["T11"]
