@@ -586,6 +586,21 @@ PT_INLINE int tlb_has_page(const tlb_array *a, uint64_t page, uint64_t first, ui
     return 0;
 }
 
+/* Whether an entry of so many pages from `page` on, one more than `others`, meets [first, last]: all slots are asked. */
+PT_INLINE int tlb_has_any(const tlb_array *a, uint64_t page, uint64_t others, uint64_t first, uint64_t last) {
+    size_t slots = (size_t)a->sets * a->ways;
+    for (size_t start = 0; start < slots; start += 32) {
+        size_t end = slots - start < 32 ? slots : start + 32;
+        unsigned alike = 0; /* mostly none of a few dozen is, which takes no branch each to see */
+        for (size_t slot = start; slot < end; slot++)
+            alike |= a->pages[slot] - page <= others;
+        for (size_t slot = start; PT_UNLIKELY(alike) && slot < end; slot++)
+            if (a->pages[slot] - page <= others && tlb_meets(a->pages[slot], a->entries[slot].tag, first, last))
+                return 1;
+    }
+    return 0;
+}
+
 /* Whether any entry meets [first, last]. */
 static inline __attribute__((unused)) int tlb_holds(const tlb *t, uint64_t first, uint64_t last) {
     for (uint32_t n = 0; n < t->arrays; n++) {
@@ -595,10 +610,9 @@ static inline __attribute__((unused)) int tlb_holds(const tlb *t, uint64_t first
             if (!(a->seen >> a->page_lg2[s] & 1))
                 continue;
             if (end - page >= a->sets) { /* every set may hold some of it */
-                for (size_t slot = 0; slot < (size_t)a->sets * a->ways; slot++)
-                    if (tlb_meets(a->pages[slot], a->entries[slot].tag, first, last))
-                        return 1;
-                break;
+                if (tlb_has_any(a, page, end - page, first, last))
+                    return 1;
+                continue;
             }
             for (;; page++) {
                 if (tlb_has_page(a, page, first, last))
