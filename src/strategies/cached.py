@@ -76,14 +76,16 @@ class Cached:
         pages = request.pages
         small = pages <= self._largest and request.device is None
         inner = span = None
-        if self._of_inner or not small:
+        if self._of_inner:
             inner = self.inner.acquire(request)
-            pa = inner.pa
-            if not small:
-                span = inner.span
-        else:
+            self._live[inner.number] = inner, small
+            return inner
+        if small:
             pa = self.machine.allocate_frames(pages, request.cpu)
             self.machine.note(ACQUIRED, request.cpu, pages)
+        else:
+            inner = self.inner.acquire(request)
+            pa, span = inner.pa, inner.span
         self._next += 1
         handle = Handle(self._next, pages, pa, span, request.memory_type)
         self._live[handle.number] = inner, small

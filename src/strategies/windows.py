@@ -138,12 +138,18 @@ class EphemeralWindow:
         page, mine = self.machine.page_bytes, (cpu,)
         at, last = span.start // page, span.last // page
         while at <= last:
-            count = last - at + 1 if last - at < most else most
-            first = self._take(cpu, count)
+            left = last - at + 1
+            first = self._take(cpu, left if left < most else most)
             if first is not None:
-                va = self.regions[cpu].start + first * page
-                frame = pa + at * page
-                self.machine.reach(va, frame, count, cpu, kind, memory_type=memory_type, cpus=mine)
+                # What goes into the region behind it, in pieces of `most`, is reached with it.
+                room = self.pages - RESERVE_PAGES - first
+                count = left if left <= room else room // most * most
+                region = self.regions[cpu]
+                region.next = first + count
+                va, frame = region.start + first * page, pa + at * page
+                self.machine.reach(
+                    va, frame, count, cpu, kind, at_once=most, memory_type=memory_type, cpus=mine
+                )
             else:
                 count = 1
                 self._through_reserve(cpu, pa + at * page, kind, memory_type)

@@ -204,12 +204,14 @@ class Verbs:
         cpu: int,
         kind: str = "r",
         *,
+        at_once: int | None = None,
         memory_type: str | None = None,
         cpus: Iterable[int] | None = None,
     ) -> None:
-        """Map `pages` frames from `pa` on, access and unmap them: `map`, `access` and `unmap` in one.
+        """Map `pages` frames from `pa` on, access and unmap them, `at_once` pages (default: all) after the other.
 
-        `cpus`: those that use the mapping (default: all). They may hold it until an invalidation.
+        The ledger has the rows of the single verbs. `cpus`: those that use the mappings (default: all); they
+        may hold them until an invalidation.
         """
 
     def map_rows(

@@ -671,23 +671,34 @@ cdef class Verbs:
             if not self.unmap_run(va, size, cpu, self.everyone, None):
                 self.unmap(va, size, cpu)
 
-    def reach(self, va, pa, pages, cpu, kind="r", *, memory_type=None, cpus=None):
-        cdef uint64_t at = va, frame = pa, size = <uint64_t>pages * self.page_bytes
+    def reach(self, va, pa, pages, cpu, kind="r", *, at_once=None, memory_type=None, cpus=None):
+        cdef uint64_t at = va, frame = pa, left = pages, most = pages if at_once is None else at_once
+        cdef uint64_t size, begin = self.ledger.mark(), mark
         cdef unsigned need = need_of_kind(kind), rights = 0
         cdef pt_item item = 0
-        cdef CpuSet users
+        cdef CpuSet users, named = None
+        cdef bint replaced = self.has_own_access()
         self.check(cpu)
         users = self.set_of(cpus)
+        if cpus is not None:
+            named = users
         memory_type = self.type_of(memory_type)
         self.runs.attributes_of("rw", memory_type, False, &item, &rights)
-        if not self.map_run(at, frame, size, cpu, users, False, item, rights):
-            self._map_any(at, frame, size, cpu, "rw", self.page_bytes, memory_type, users)
-        if self.has_own_access():
-            self.access(Span(at, at + size - 1), cpu, kind)
-        else:
-            self.touch_run(at, at + size - 1, cpu, need)
-        if not self.unmap_run(at, size, cpu, users, None if cpus is None else users):
-            self.unmap(at, size, cpu, cpus=cpus)
+        while left and most:
+            mark = self.ledger.mark()
+            size = min(left, most) * self.page_bytes
+            if not self.map_run(at, frame, size, cpu, users, False, item, rights):
+                self._map_any(at, frame, size, cpu, "rw", self.page_bytes, memory_type, users)
+            if replaced:
+                self.access(Span(at, at + size - 1), cpu, kind)
+            else:
+                self.touch_run(at, at + size - 1, cpu, need)
+            if not self.unmap_run(at, size, cpu, users, named):
+                self.unmap(at, size, cpu, cpus=cpus)
+            self.ledger.fold(begin, mark, size)
+            at += size
+            frame += size
+            left -= min(left, most)
 
 
 cdef object OWN_ACCESS = Verbs.access

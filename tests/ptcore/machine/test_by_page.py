@@ -119,6 +119,20 @@ def test_reaching_frames_is_mapping_touching_and_unmapping_them(format: str) -> 
     assert len(together.stale()) == 3
 
 
+def test_frames_are_reached_some_at_a_time_as_one_call_each() -> None:
+    machines = []
+    for _ in range(2):
+        platform, va, pa = scene(FORMATS[0], 11, 40, "in a row")
+        platform.unmap_by_page(va, 40, 0)
+        machines.append(platform)
+    together, singly = machines
+    together.reach(va, pa, 38, 1, "w", at_once=8, cpus=(1,))
+    for n in range(0, 38, 8):
+        singly.reach(va + n * PAGE, pa + n * PAGE, min(8, 38 - n), 1, "w", cpus=(1,))
+    assert state(together) == state(singly)
+    assert together.ledger.rows_in_memory < singly.ledger.rows_in_memory
+
+
 def test_an_access_may_be_told_by_offsets() -> None:
     platform, va, _ = scene(FORMATS[0], 3, 4, frames="in a row")
     other, _, _ = scene(FORMATS[0], 3, 4, frames="in a row")
