@@ -208,7 +208,7 @@ class Verbs:
         memory_type: str | None = None,
         cpus: Iterable[int] | None = None,
     ) -> None:
-        """Map `pages` frames from `pa` on, access and unmap them, `at_once` pages (default: all) after the other.
+        """Map `pages` frames from `pa` on, access and unmap them, `at_once` (default: all) after the other.
 
         The ledger has the rows of the single verbs. `cpus`: those that use the mappings (default: all); they
         may hold them until an invalidation.
