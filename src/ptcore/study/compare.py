@@ -56,6 +56,7 @@ class Row:
     accesses: int
     device_accesses: int
     fallbacks: int
+    splits: int
     split_table_bytes: int
     stranded_pages: int
     device_invalidations: int
@@ -288,6 +289,7 @@ def _row(
         accesses=totals[Event.ACCESSED][1] + totals[Event.DEVICE_ACCESSED][1],
         device_accesses=totals[Event.DEVICE_ACCESSED][1],
         fallbacks=totals[Event.FALLBACK][1],
+        splits=totals[Event.SPLIT][0],
         split_table_bytes=totals[Event.SPLIT][1],
         stranded_pages=int(getattr(strategy, "stranded_pages", 0)),
         device_invalidations=totals[Event.DEVICE_INVALIDATED][0],

@@ -89,8 +89,8 @@ QUESTIONS = (
     ),
     Question(
         "Q7",
-        "splits of live leaves: arm64 without BBML2 cannot (1 = needed)",
-        lambda r: float(r.split_table_bytes > 0),
+        "times that leaves in use were split, as arm64 without BBML2 cannot",
+        lambda r: r.splits,
     ),
     Question(
         "Q8",
