@@ -46,7 +46,7 @@ $(VENV)/.ready-venv: tools/check-system.sh
 
 # The build's own tools are installed too, so that a rebuild needs no isolated environment.
 $(VENV)/.ready-run: $(VENV)/.ready-venv $(SOURCES)
-	@echo "setting up: building ptcore and installing what it needs (a minute or two, once)"
+	@echo "setting up: building ptcore and installing what it needs (some minutes, once; build/install.log says what it does)"
 	@mkdir -p build
 	@$(PIP) install "setuptools>=77" "Cython>=3.1,<3.4" >build/install.log 2>&1 && \
 		$(PIP) install --no-build-isolation --editable ".[cli]" >>build/install.log 2>&1 || \

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import click
@@ -24,8 +27,8 @@ from ptcore.study.compare import ROWS_IN_MEMORY, Comparison, compare_all
 from ptcore.study.measures import GROUPS, Measured
 from ptcore.study.questions import QUESTIONS, WINNERS, Answer, answers, winners
 from ptcore.study.regret import Phase, regret
-from ptcore.study.report import report
-from ptcore.study.tables import write_parquet
+from ptcore.study.report import expect_report, report
+from ptcore.study.tables import expect_parquet, write_parquet
 from ptcore.study.uncertainty import factor
 from ptcore.workloads.own import own_workload
 from ptcore.workloads.recorded import MOST_USES, access_workload, form_of_accesses, workload_of
@@ -186,6 +189,7 @@ class _Ledgers:
     folder: Path | None
     several: bool
     rows: int
+    open: list[Path] = field(default_factory=list)  # where the ledger of now goes
 
     def _place(self, workload: str, strategy: str) -> Path | None:
         if self.folder is None:
@@ -195,22 +199,46 @@ class _Ledgers:
     def new(self, workload: str, strategy: str) -> Ledger:
         """Return a strategy's ledger; what an earlier run left in its place goes."""
         place = self._place(workload, strategy)
-        if place is not None:
-            place.with_name(f"{strategy}.npz").unlink(missing_ok=True)
-            for part in place.glob("part-*"):
+        self.open[:] = [] if place is None else [place]
+        for old in () if place is None else (place, _unfinished(place)):
+            old.with_name(f"{old.name}.npz").unlink(missing_ok=True)
+            for part in old.glob("part-*"):
                 part.unlink()
         return Ledger(limit_rows=self.rows, spill=place)
 
     def keep(self, workload: str, strategy: str, ledger: Ledger) -> None:
-        """Write what is in memory."""
+        """Write what is in memory; a ledger that did not come to its end gets a name that says so."""
         place = self._place(workload, strategy)
         if place is None:
             return
+        broken_off = sys.exc_info()[1] is not None
+        kept = _unfinished(place) if broken_off else place
         place.parent.mkdir(parents=True, exist_ok=True)
-        if ledger.streamed:
+        if not ledger.streamed:
+            if place.is_dir():  # its first part found no room
+                place.rmdir()
+            ledger.save(kept.with_name(f"{kept.name}.npz"))
+            return
+        try:
             ledger.close()
-        else:
-            ledger.save(place.with_name(f"{strategy}.npz"))
+        finally:
+            if broken_off:
+                shutil.rmtree(kept, ignore_errors=True)
+                place.rename(kept)
+
+    @contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        """Say where a ledger found no room, if the system does not."""
+        try:
+            yield
+        except OSError as error:
+            if error.filename is None:
+                error.filename = str(next(iter(self.open), gettempdir()))
+            raise
+
+
+def _unfinished(place: Path) -> Path:
+    return place.with_name(f"{place.name}.unfinished")
 
 
 def _workload(name: str | None, size: int, cpus: int | None, seed: int, uses: int) -> Workload:
@@ -350,7 +378,9 @@ def compare(
         sys.path.insert(0, "")  # one's own strategies may stand in the folder one is in
     prices = DEFAULT_CONSTANTS if constants is None else read_constants(constants)
     places = _Ledgers(None if ledgers is None else Path(ledgers), len(steps) > 1, ledger_rows)
-    with progress_bar("comparing") as move:
+    expect_report(html)
+    expect_parquet(parquet)
+    with places.named_in_errors(), progress_bar("comparing") as move:
         several = compare_all(
             steps,
             _strategies(chosen),

@@ -29,7 +29,8 @@ def says_errors(command: Callable[P, None]) -> Callable[P, None]:
             click.echo("ptcore: interrupted; no file was written half", err=True)
             sys.exit(INTERRUPTED)
         except OSError as error:
-            click.echo(f"ptcore: {error.filename}: {error.strerror}", err=True)
+            where = "" if error.filename is None else f"{error.filename}: "
+            click.echo(f"ptcore: {where}{error.strerror or error}", err=True)
             sys.exit(FAILED)
         except PtcoreError as error:
             click.echo(f"ptcore: {error}", err=True)

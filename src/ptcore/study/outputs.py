@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+from errno import ENOENT
+from pathlib import Path
 from typing import Any
 
 from ptcore.errors import PtcoreError
@@ -22,4 +25,11 @@ def need(module: str, what: str, extra: str) -> Any:
         raise NeedsPackage(f"{what} needs {package}: pip install 'ptcore[{extra}]'") from None
 
 
-__all__ = ["NeedsPackage", "need", "whole_file"]
+def expect_folder(file: str | os.PathLike[str]) -> None:
+    """Raise FileNotFoundError where the folder that `file` is to stand in is not there."""
+    folder = Path(file).absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(ENOENT, os.strerror(ENOENT), str(folder))
+
+
+__all__ = ["NeedsPackage", "expect_folder", "need", "whole_file"]

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from html import escape
 from importlib.metadata import version
 from importlib.resources import files
+from typing import Any
 
 from ptcore.caches import preset
 from ptcore.errors import PtcoreError
 from ptcore.study import report_charts as charts
 from ptcore.study.compare import Comparison, Row
 from ptcore.study.measures import GROUPS
-from ptcore.study.outputs import need, whole_file
+from ptcore.study.outputs import expect_folder, need, whole_file
 from ptcore.study.questions import QUESTIONS, WINNERS, Answer, answers, winners
 
 ALIKE_SHOWN = 2  # so many winners that are alike are named, more are counted
@@ -31,10 +32,21 @@ def report(found: Comparison | Sequence[Comparison], file: str | os.PathLike[str
     Raises NeedsPackage without plotly, OSError for a file that cannot be written.
     """
     several = (found,) if isinstance(found, Comparison) else tuple(found)
-    script = need("plotly.offline", "an HTML report", "report").get_plotlyjs()
+    script = _plotly().get_plotlyjs()
     text = page(several, script)
     with whole_file(file) as part:
         part.write(text.encode())
+
+
+def expect_report(file: str | os.PathLike[str] | None) -> None:
+    """Raise before the work what `report` would raise after it; nothing for None."""
+    if file is not None:
+        _plotly()
+        expect_folder(file)
+
+
+def _plotly() -> Any:
+    return need("plotly.offline", "an HTML report", "report")
 
 
 def page(several: Sequence[Comparison], script: str) -> str:

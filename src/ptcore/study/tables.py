@@ -11,7 +11,7 @@ from typing import Any
 
 from ptcore.study.compare import Comparison, Row
 from ptcore.study.measures import GROUPS
-from ptcore.study.outputs import need, whole_file
+from ptcore.study.outputs import expect_folder, need, whole_file
 from ptcore.study.questions import QUESTIONS, WINNERS, answers, winners
 
 
@@ -51,6 +51,13 @@ def _column(group: str, name: str) -> str:
     return text if text.startswith(prefix) else prefix + text
 
 
+def expect_parquet(file: str | os.PathLike[str] | None) -> None:
+    """Raise before the work what `write_parquet` would raise after it; nothing for None."""
+    if file is not None:
+        need("pyarrow.parquet", "Parquet", "parquet")
+        expect_folder(file)
+
+
 def write_parquet(found: Comparison | Sequence[Comparison], file: str | os.PathLike[str]) -> None:
     """Write `records` to a Parquet file, which appears when it is whole.
 
@@ -74,4 +81,4 @@ def write_parquet(found: Comparison | Sequence[Comparison], file: str | os.PathL
         parquet.write_table(table.replace_schema_metadata({"ptcore": said}), part)
 
 
-__all__ = ["records", "write_parquet"]
+__all__ = ["expect_parquet", "records", "write_parquet"]

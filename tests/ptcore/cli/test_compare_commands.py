@@ -18,6 +18,7 @@ from rich.console import Console
 from ptcore import strategies
 from ptcore.cli import show
 from ptcore.cli.commands import ptcore
+from ptcore.cli.progress_columns import bar
 from ptcore.machine import Ledger
 from ptcore.study.questions import QUESTIONS
 from ptcore.workloads.scenarios import SCENARIOS
@@ -148,7 +149,7 @@ def test_ctrl_c_leaves_no_half_file_and_says_so(tmp_path: Path) -> None:
     (tmp_path / "slow_one.py").write_text(SLOW)
     main = "from ptcore.cli import main; main()"
     arguments = ["compare", "secrets", "--size", "20000", "-s", "slow_one:Slow"]
-    arguments += ["--html", str(tmp_path / "out" / "r.html")]
+    arguments += ["--html", str(tmp_path / "out" / "r.html"), "--ledgers", str(tmp_path / "out")]
     (tmp_path / "out").mkdir()
     source = str(Path(__file__).parents[3] / "src")
     started = subprocess.Popen(
@@ -169,9 +170,9 @@ def test_ctrl_c_leaves_no_half_file_and_says_so(tmp_path: Path) -> None:
     assert err == "ptcore: interrupted; no file was written half\n"
     assert not list((tmp_path / "out").glob("*.html"))
     # What there is of the ledger is whole as far as it goes.
-    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    for place in {path.parent if path.name.startswith("part-") else path for path in files}:
-        assert len(Ledger.load(place)) > 0
+    (place,) = (tmp_path / "out").iterdir()
+    assert place.name == "direct_map.unfinished.npz"
+    assert len(Ledger.load(place)) > 0
 
 
 def test_a_ledger_beyond_the_limit_is_a_folder_that_explain_reads(tmp_path: Path) -> None:
@@ -189,3 +190,51 @@ def test_a_ledger_beyond_the_limit_is_a_folder_that_explain_reads(tmp_path: Path
     assert code == 0
     told = CliRunner().invoke(ptcore, ["explain", str(kept / "iommu_deferred.npz")])
     assert told.output == result.output != ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are POSIX's")
+def test_a_ledger_that_finds_no_room_is_named_and_called_unfinished(tmp_path: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
+    main = limit + "from ptcore.cli import main; main()"
+    arguments = ["compare", "secrets", "--size", "300", "-s", "iommu_deferred"]
+    arguments += ["--ledgers", "kept", "--ledger-rows", "100"]
+    source = str(Path(__file__).parents[3] / "src")
+    environment = {**os.environ, "PYTHONPATH": source, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", main, *arguments],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"ptcore: {Path('kept/iommu_deferred')}: File too large\n"
+    (kept,) = (tmp_path / "kept").iterdir()
+    assert kept.name.startswith("iommu_deferred.unfinished")
+    assert len(Ledger.load(kept)) > 0
+    assert not list(tmp_path.rglob("part-*.unfinished"))
+
+
+def test_what_an_output_lacks_is_said_before_the_work(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(
+        "ptcore.cli.compare_commands.compare_all", lambda *_, **__: pytest.fail("it was run")
+    )
+    for option in ("--html", "--parquet"):
+        code, _, err = run("secrets", *FEW, option, str(tmp_path / "no" / "file"))
+        assert (code, err) == (2, f"ptcore: {tmp_path / 'no'}: No such file or directory\n")
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_a_bar_shows_its_total_and_its_time_in_any_window(width: int, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = bar()
+    shown.add_task("comparing: a-trace-of-a-kernel.ftrace.txt.xz, kmap_local", total=1_143_242)
+    shown.update(shown.task_ids[0], completed=76_741)
+    screen = Console(width=width, color_system=None)
+    with screen.capture() as told:
+        screen.print(shown.get_renderable())
+    (line,) = told.get().splitlines()
+    assert "kmap_local ━" in line
+    assert "76,741/1,143,242" in line
+    assert line.rstrip().endswith("-:--:--")
