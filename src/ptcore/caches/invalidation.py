@@ -88,7 +88,9 @@ def _drop_combined(wanted: Command, mmu: Mmu, where: Span) -> int:
     whole = Span(0, ALL_ONES) if wanted.structures == "every" else where
     for cache in (mmu.walk_cache, mmu.guest_cache):
         if cache is not None and wanted.structures != "none":
-            dropped += cache.invalidate(whole.start, whole.last, asid, vmid=vmid)
+            dropped += cache.invalidate(
+                whole.start, whole.last, asid, vmid=vmid, larger_stay=wanted.structures == "within"
+            )
     return dropped
 
 
@@ -102,7 +104,9 @@ def _drop_second_stage(wanted: Command, mmu: Mmu, where: Span) -> int:
         )
     if mmu.host_cache is not None and wanted.structures != "none":
         whole = Span(0, ALL_ONES) if wanted.structures == "every" else asked
-        dropped += mmu.host_cache.invalidate(whole.start, whole.last, vmid=vmid)
+        dropped += mmu.host_cache.invalidate(
+            whole.start, whole.last, vmid=vmid, larger_stay=wanted.structures == "within"
+        )
     return dropped
 
 
@@ -134,8 +138,9 @@ def payment(owed: Owed, mmu: Mmu, vendor_name: str, stage: str = "first") -> lis
 
     `stage`: whose tables were edited: the first stage's (or the only one's), the second's, or those of one
     process of a device. Which commands those are is data of the vendor: page by page, by ranges, or all at
-    once; where tables were taken out, commands that reach paging-structure caches. Raises FormatError for an
-    unknown vendor or stage, and where the vendor has no commands for it.
+    once; where tables were taken out, commands that reach paging-structure caches, with addresses that reach
+    as far as those tables did if such a command leaves what is larger than its range. Raises FormatError for
+    an unknown vendor or stage, and where the vendor has no commands for it.
     """
     chosen = vendor(vendor_name)
     plans = [_plan(chosen, stage)]
@@ -147,7 +152,7 @@ def payment(owed: Owed, mmu: Mmu, vendor_name: str, stage: str = "first") -> lis
     return [
         issue
         for plan in plans
-        for span in _spans(owed)
+        for span in _spans(owed, chosen, plan)
         for issue in _issues(span, chosen, plan, owed.structures, table)
     ]
 
@@ -193,9 +198,17 @@ def _plan(chosen: Vendor, stage: str) -> Mapping[str, Any]:
     return plan
 
 
-def _spans(owed: Owed) -> Iterable[Span]:
+def _named(chosen: Vendor, plan: Mapping[str, Any], key: str) -> list[Command]:
+    names = plan.get(key, [])
+    return [chosen.commands[n] for n in ([names] if isinstance(names, str) else names)]
+
+
+def _spans(owed: Owed, chosen: Vendor, plan: Mapping[str, Any]) -> Iterable[Span]:
+    """Return the addresses to command: those of the tables too where an item must be wholly among them."""
+    within = any(wanted.structures == "within" for wanted in _named(chosen, plan, "range"))
+    spans = owed.table_spans if within and owed.table_spans else owed.spans
     # Tables without spans: empty ones that were replaced; a cache of items may still point to them.
-    return owed.spans or ((Span(0, ALL_ONES),) if owed.tables else ())
+    return spans or ((Span(0, ALL_ONES),) if owed.tables else ())
 
 
 def _issues(
@@ -204,8 +217,7 @@ def _issues(
     """Yield the commands for one span: those of a list after the first take no addresses."""
 
     def named(key: str) -> list[Command]:
-        names = plan.get(key, [])
-        return [chosen.commands[n] for n in ([names] if isinstance(names, str) else names)]
+        return _named(chosen, plan, key)
 
     granule_lg2 = table.format.granule_lg2
     pages = (span.size + (1 << granule_lg2) - 1) >> granule_lg2

@@ -70,9 +70,9 @@ static inline __attribute__((unused)) void mmu_drop(mmu *m, uint64_t first, uint
     const tlb_chosen every = {0, 0, 1, 1, 0};
     tlb_invalidate(m->tlb, first, last, &every);
     if (m->walk_cache != NULL)
-        wc_invalidate(m->walk_cache, first, last, 0, 0);
+        wc_invalidate(m->walk_cache, first, last, 0, 0, 0);
     if (m->guest_cache != NULL)
-        wc_invalidate(m->guest_cache, first, last, 0, 0);
+        wc_invalidate(m->guest_cache, first, last, 0, 0, 0);
 }
 
 /* Drops all that the CPU caches. */
@@ -82,7 +82,7 @@ static inline __attribute__((unused)) void mmu_drop_all(mmu *m) {
     tlb_invalidate_all(m->tlb, &every, TLB_MAX_LEVELS);
     for (unsigned n = 0; n < sizeof caches / sizeof *caches; n++)
         if (caches[n] != NULL)
-            wc_invalidate(caches[n], 0, UINT64_MAX, 0, 0);
+            wc_invalidate(caches[n], 0, UINT64_MAX, 0, 0, 0);
     if (m->second != NULL)
         tlb_invalidate_all(m->second, &every, TLB_MAX_LEVELS);
 }

@@ -61,15 +61,24 @@ PT_INLINE int wc_is_empty(const walk_cache *w) {
     return held == 0;
 }
 
-/* Drops the items over [first, last] whose tag is `value` as far as `mask` says. Returns how many. */
+/* Drops the items over [first, last] whose tag is `value` as far as `mask` says; with `larger_stay` those
+ * that are over no other address. Returns how many. */
 static inline __attribute__((unused)) uint64_t wc_invalidate(walk_cache *w, uint64_t first, uint64_t last,
-                                                             uint64_t mask, uint64_t value) {
+                                                             uint64_t mask, uint64_t value, int larger_stay) {
     uint64_t dropped = 0;
     for (int level = 1; level < PT_MAX_LEVELS; level++) {
         om_map *m = &w->map[level];
         if (m->count == 0)
             continue;
         uint64_t low = first >> w->shift[level], high = last >> w->shift[level];
+        if (larger_stay) {
+            uint64_t within = (1ULL << w->shift[level]) - 1;
+            uint64_t after = high + ((last & within) == within); /* may be 0: no item is whole */
+            low += (first & within) != 0;
+            if (after <= low)
+                continue;
+            high = after - 1;
+        }
         for (uint32_t n = m->newest; n != OM_NONE;) {
             const om_place *p = &m->places[n];
             uint32_t older = p->older;

@@ -37,7 +37,9 @@ cdef extern from "walk_cache.h" nogil:
         wc_found *found[6]
         uint8_t shift[6]
 
-    uint64_t wc_invalidate(walk_cache *w, uint64_t first, uint64_t last, uint64_t mask, uint64_t value)
+    uint64_t wc_invalidate(
+        walk_cache *w, uint64_t first, uint64_t last, uint64_t mask, uint64_t value, int larger_stay
+    )
 
 
 cdef class WalkCache:

@@ -27,10 +27,18 @@ class WalkCache:
         """Entries by level."""
 
     def invalidate(
-        self, first: int, last: int, asid: int | None = None, *, vmid: int | None = None
+        self,
+        first: int,
+        last: int,
+        asid: int | None = None,
+        *,
+        vmid: int | None = None,
+        larger_stay: bool = False,
     ) -> int:
         """Drop every item over an address in [first, last], of one asid and vmid or of any; return
         how many.
+
+        `larger_stay`: an item that is over any other address stays.
         """
 
     def invalidate_all(self, asid: int | None = None, *, vmid: int | None = None) -> int:

@@ -78,14 +78,14 @@ cdef class WalkCache:
         self.served[space, whose[2]] = whose
         return 0
 
-    def invalidate(self, first, last, asid=None, *, vmid=None):
+    def invalidate(self, first, last, asid=None, *, vmid=None, larger_stay=False):
         low, high = operator.index(first), operator.index(last)
         if not 0 <= low <= high <= ALL_ONES:
             raise OutOfRange(f"no addresses run from {low:#x} to {high:#x}")
-        cdef tlb_chosen which = chosen(asid, vmid, True, False)
+        cdef tlb_chosen which = chosen(asid, vmid, True, larger_stay)
         if low == 0 and high == ALL_ONES:
             self.served = {k: v for k, v in self.served.items() if (k[0] ^ which.value) & which.mask}
-        return wc_invalidate(&self.c, low, high, which.mask, which.value)
+        return wc_invalidate(&self.c, low, high, which.mask, which.value, which.larger_stay)
 
     def invalidate_all(self, asid=None, *, vmid=None):
         return self.invalidate(0, ALL_ONES, asid, vmid=vmid)

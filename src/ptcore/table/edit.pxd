@@ -73,6 +73,7 @@ cdef class Edit:
     cdef set noted
     # Frames taken beforehand, {size_lg2: [address]}, where their sizes differ.
     cdef dict ready
+    # From where to where leaves were split or items over tables emptied: beyond the range, too.
     cdef uint64_t stale_first
     cdef uint64_t stale_last
     # Where a failing pass stopped.

@@ -418,6 +418,8 @@ cdef class Edit:
             if it.whole or self.is_empty_table(table, it.next_level):
                 self.write(it, self.f.empty.value)
                 self.free_table(table, it.next_level)
+                self.stale_first = min(self.stale_first, it.first & ~pt_offset_mask(self.f, level))
+                self.stale_last = max(self.stale_last, it.last | pt_offset_mask(self.f, level))
         return end
 
     # -- unmap -------------------------------------------------------------------------------

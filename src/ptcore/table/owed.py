@@ -15,12 +15,15 @@ class Owed:
     `spans`: input addresses whose cached translations must be invalidated (none for a map of empty
     items). `tables`: (address, size) of the table frames that the edit took out; a paging-structure
     cache may still point to them, so they stay allocated until `discharge`.
+    `table_spans`: where tables were taken out, `spans` grown to all that the items over them are over:
+    some caches of items drop what is wholly within the addresses of a command, and nothing larger.
     `entries_written`: items stored. `tables_allocated_bytes`: new tables.
     An Owed is true while something is owed.
     """
 
     spans: tuple[Span, ...] = ()
     tables: tuple[tuple[int, int], ...] = ()
+    table_spans: tuple[Span, ...] = ()
     entries_written: int = 0
     tables_allocated_bytes: int = 0
     _release: Callable[[int, int], None] | None = field(default=None, repr=False, compare=False)

@@ -37,7 +37,7 @@ cdef class PageTable:
     cdef Edit new_edit(self)
     cdef bint _reaches_encryption(self, uint64_t first, uint64_t last) noexcept
     cdef object carry_out(self, Edit edit, int operation, object span, uint64_t pa)
-    cdef object finish(self, Edit edit, int end, tuple spans)
+    cdef object finish(self, Edit edit, int end, tuple spans, tuple table_spans)
     cdef int reserve(self, Edit edit) except -1
     cdef unsigned _rights(self, const pt_path *seen) noexcept
     cdef bint _key_denies(self, const pt_path *seen, object letters, bint user) except -1

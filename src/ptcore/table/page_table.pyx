@@ -536,17 +536,19 @@ cdef class PageTable:
             self.reserve(edit)
             edit.dry = False
             end = edit.run(span.start, span.last, pa)
-        if operation == SPLIT and edit.entries_written:
-            # The large translations that were split reach beyond the span asked for.
-            span = Span(
+        grown = span
+        if edit.stale_first <= edit.stale_last:
+            # Large translations that were split, or tables taken out, reach beyond the span asked for.
+            grown = Span(
                 min(span.start, pt_full_input(&self.own_format, edit.stale_first)),
                 max(span.last, pt_full_input(&self.own_format, edit.stale_last)),
             )
+        span = grown if operation == SPLIT else span
         # Filling empty items makes nothing stale, replacing tables does.
         stale = edit.freed if operation == MAP else edit.entries_written
-        return self.finish(edit, end, (span,) if stale else ())
+        return self.finish(edit, end, (span,) if stale else (), (grown,) if edit.freed else ())
 
-    cdef object finish(self, Edit edit, int end, tuple spans):
+    cdef object finish(self, Edit edit, int end, tuple spans, tuple table_spans):
         """The Owed of an edit that went through, or the exception of one that did not."""
         for lg2, unused in (edit.ready or {}).items():
             for pa in unused:
@@ -556,6 +558,7 @@ cdef class PageTable:
         return Owed(
             spans=spans,
             tables=tuple(dict.fromkeys(edit.freed)),
+            table_spans=table_spans,
             entries_written=edit.entries_written,
             tables_allocated_bytes=edit.tables_allocated_bytes,
             _release=self._release_table if edit.freed else None,
@@ -724,7 +727,7 @@ cdef class PageTable:
         edit = self.new_edit()
         edit.free_subtree(self.space.root, self.own_format.top)
         self.destroyed = True
-        return self.finish(edit, EDIT_DONE, self.legal_spans())
+        return self.finish(edit, EDIT_DONE, self.legal_spans(), self.legal_spans())
 
     def __repr__(self):
         return f"PageTable({self.format.name}, root={self.space.root:#x})"

@@ -49,13 +49,15 @@ THINGS = {
     "guest": Thing(guest=False),
     "big": Thing(big=True),
     "via": Thing(at=False, via=True),
-    "over": Thing(structure=True),
+    "within": Thing(structure=True),
+    "over": Thing(structure=True, big=True),
     "farover": Thing(structure=True, at=False),
     "gpa": Thing("guest_physical"),
     "fargpa": Thing("guest_physical", at=False),
     "guestgpa": Thing("guest_physical", guest=False),
     "gpabig": Thing("guest_physical", big=True),
-    "gpaover": Thing("guest_physical", structure=True),
+    "gpawithin": Thing("guest_physical", structure=True),
+    "gpaover": Thing("guest_physical", structure=True, big=True),
     "fargpaover": Thing("guest_physical", structure=True, at=False),
     "dev": Thing("device"),
     "fardev": Thing("device", at=False),
@@ -88,8 +90,9 @@ def goes(command: Command, thing: Thing) -> bool:
         if not (command.globals_ if thing.space == "global" else own):
             return False
     if thing.structure:
+        reached = ("covering",) if thing.big else ("covering", "within")
         return command.structures == "every" or (
-            command.structures == "covering" and met(command, thing)
+            command.structures in reached and met(command, thing)
         )
     addressed = command.scope in ("page", "range")
     return met(command, thing) and not (thing.big and addressed and command.larger == "keep")
@@ -107,11 +110,13 @@ def dropped(command: Command) -> set[str]:
 GROUPS = {
     "PAGE": "own big",  # the current address space's, over the page
     "PAGES": "own big space global",  # whatever the address space
-    "SPACE": "own big far via over farover",  # all of the current address space
+    "SPACE": "own big far via OVER farover",  # all of the current address space
     "SPACES": "SPACE space farspace",  # all of every one, but for global entries
     "STAGE1": "SPACES global farglobal",  # all that starts at a first stage, of this guest
+    "OVER": "within over",  # the items over the addresses, whatever else they are over
+    "GPAOVER": "gpawithin gpaover",
     "GPA": "gpa gpabig",  # a second stage's alone, over the page
-    "STAGE2": "gpa gpabig fargpa gpaover fargpaover",
+    "STAGE2": "gpa gpabig fargpa GPAOVER fargpaover",
     "DEVICE": "proc proc2",  # the contexts of one device and of its processes
     "DOMAIN": "proc proc2 dev2",
     "CONTEXTS": "proc proc2 dev2 dom2",
@@ -121,8 +126,8 @@ GROUPS = {
 # Typed in from the manuals, not from the files.
 MANUALS = [
     # Intel SDM 3A, Operations that Invalidate TLBs and Paging-Structure Caches
-    ("x86", "invlpg", "PAGE global over farover", "far space guest farglobal gpa"),
-    ("x86", "invpcid_address", "PAGE over", "global space far farover"),
+    ("x86", "invlpg", "PAGE global OVER farover", "far space guest farglobal gpa"),
+    ("x86", "invpcid_address", "PAGE OVER", "global space far farover"),
     ("x86", "invpcid_context", "SPACE", "global space guest"),
     ("x86", "invpcid_all_globals", "STAGE1", "guest gpa"),
     ("x86", "invpcid_all", "SPACES", "global farglobal guest"),
@@ -132,17 +137,17 @@ MANUALS = [
     # Intel SDM 3C, Invalidating Cached Translation Information
     ("vmx", "invept_context", "STAGE1 STAGE2", "guest guestgpa"),
     ("vmx", "invept_global", "STAGE1 STAGE2 guest guestgpa", "dev proc"),
-    ("vmx", "invvpid_address", "PAGES over", "far via gpa gpaover guest"),
+    ("vmx", "invvpid_address", "PAGES OVER", "far via gpa gpaover guest"),
     ("vmx", "invvpid_context", "STAGE1", "gpa gpaover guest"),
     ("vmx", "invvpid_all", "STAGE1 guest", "gpa guestgpa gpaover"),
     ("vmx", "invvpid_context_keeping_globals", "SPACES", "global farglobal guest gpa"),
     # AMD64 APM 2 and 3
-    ("svm", "invlpga", "PAGES over", "far guest gpa"),
-    ("svm", "invlpgb_address", "PAGE over farover", "global space far guest gpa"),
+    ("svm", "invlpga", "PAGES OVER", "far guest gpa"),
+    ("svm", "invlpgb_address", "PAGE OVER farover", "global space far guest gpa"),
     ("svm", "invlpgb_address_final", "PAGE", "global over farover space"),
-    ("svm", "invlpgb_address_globals", "PAGES over farover", "far guest gpa"),
+    ("svm", "invlpgb_address_globals", "PAGES OVER farover", "far guest gpa"),
     ("svm", "invlpgb_address_globals_final", "PAGES", "over far guest gpa"),
-    ("svm", "invlpgb_address_every_guest", "PAGES guest over farover", "far gpa"),
+    ("svm", "invlpgb_address_every_guest", "PAGES guest OVER farover", "far gpa"),
     ("svm", "invlpgb_pcid", "SPACE", "space global guest gpa"),
     ("svm", "invlpgb_pcid_globals", "SPACE global farglobal", "space guest gpa"),
     ("svm", "invlpgb_asid", "SPACES", "global guest gpa"),
@@ -153,29 +158,29 @@ MANUALS = [
     ("svm", "tlb_control_guest", "STAGE1 STAGE2", "guest guestgpa"),
     ("svm", "tlb_control_guest_keeping_globals", "SPACES", "global farglobal guest gpa"),
     # Arm ARM, TLB maintenance instructions
-    ("arm", "vae1", "PAGE global over", "far space guest farover gpa via"),
+    ("arm", "vae1", "PAGE global OVER", "far space guest farover gpa via"),
     ("arm", "vale1", "PAGE global", "over farover space far"),
-    ("arm", "vaae1", "PAGES over", "far guest gpa"),
+    ("arm", "vaae1", "PAGES OVER", "far guest gpa"),
     ("arm", "vaale1", "PAGES", "over far guest gpa"),
-    ("arm", "rvae1", "PAGE global over", "far space guest farover gpa via"),
+    ("arm", "rvae1", "PAGE global OVER", "far space guest farover gpa via"),
     ("arm", "rvale1", "PAGE global", "over farover space far"),
-    ("arm", "rvaae1", "PAGES over", "far farglobal guest"),
+    ("arm", "rvaae1", "PAGES OVER", "far farglobal guest"),
     ("arm", "rvaale1", "PAGES", "over far gpa"),
     ("arm", "aside1", "SPACE", "global farglobal space guest"),
     ("arm", "vmalle1", "STAGE1", "guest gpa fargpa gpaover"),
     ("arm", "vmalls12e1", "STAGE1 STAGE2", "guest guestgpa"),
     ("arm", "alle1", "STAGE1 STAGE2 guest guestgpa", "dev"),
-    ("arm", "ipas2e1", "GPA gpaover", "own via global over fargpa guestgpa"),
+    ("arm", "ipas2e1", "GPA GPAOVER", "own via global over fargpa guestgpa"),
     ("arm", "ipas2le1", "GPA", "gpaover own via fargpa"),
-    ("arm", "ripas2e1", "GPA gpaover", "own via over guestgpa"),
+    ("arm", "ripas2e1", "GPA GPAOVER", "own via over guestgpa"),
     ("arm", "ripas2le1", "GPA", "gpaover via guestgpa"),
-    ("arm", "vae2", "PAGES over", "far gpa"),
+    ("arm", "vae2", "PAGES OVER", "far gpa"),
     ("arm", "vale2", "PAGES", "far gpa over"),
     ("arm", "alle2", "STAGE1", "gpa guestgpa"),
-    ("arm", "vae2_e2h", "PAGE global over", "space far"),
+    ("arm", "vae2_e2h", "PAGE global OVER", "space far"),
     ("arm", "vale2_e2h", "PAGE global", "space far over"),
     ("arm", "aside1_e2h", "SPACE", "global space gpa"),
-    ("arm", "vae3", "PAGES over", "far gpa"),
+    ("arm", "vae3", "PAGES OVER", "far gpa"),
     ("arm", "vale3", "PAGES", "far gpa over"),
     ("arm", "alle3", "STAGE1", "gpa"),
     # RISC-V Privileged Architecture
@@ -207,10 +212,10 @@ MANUALS = [
     ("vtd", "pasid_selective", "proc", "proc2 dev2 dom2 own"),
     ("vtd", "iotlb_global", "STAGE1 STAGE2 guest guestgpa", "dev proc"),
     ("vtd", "iotlb_domain", "STAGE1 STAGE2", "guest guestgpa dev proc"),
-    ("vtd", "iotlb_pages", "GPA via over gpaover", "fargpa guestgpa far dev"),
+    ("vtd", "iotlb_pages", "GPA via OVER GPAOVER", "fargpa guestgpa far dev"),
     ("vtd", "iotlb_pages_leaf", "GPA via", "gpaover over fargpa"),
     ("vtd", "piotlb_pasid", "SPACE global farglobal", "space guest gpa dev"),
-    ("vtd", "piotlb_pages", "PAGE global over", "space far gpa dev farover"),
+    ("vtd", "piotlb_pages", "PAGE global OVER", "space far gpa dev farover"),
     ("vtd", "piotlb_pages_leaf", "PAGE global", "over space far"),
     ("vtd", "device_tlb_pages", "dev devbig devspace", "fardev own gpa proc"),
     ("vtd", "device_tlb_all", "dev devbig fardev devspace", "own gpa proc"),
@@ -220,10 +225,20 @@ MANUALS = [
     ("amd_iommu", "invalidate_devtab_entry", "DEVICE", "dom2 dev2 own gpa"),
     ("amd_iommu", "invalidate_iommu_page", "gpa via", "gpabig gpaover fargpa guestgpa dev"),
     ("amd_iommu", "invalidate_iommu_pages", "gpa via", "gpabig gpaover fargpa guestgpa"),
-    ("amd_iommu", "invalidate_iommu_pages_pde", "gpa via over gpaover", "gpabig fargpa guestgpa"),
+    (
+        "amd_iommu",
+        "invalidate_iommu_pages_pde",
+        "gpa via within gpawithin",
+        "gpabig over gpaover guestgpa",
+    ),
     ("amd_iommu", "invalidate_iommu_pages_all", "STAGE1 STAGE2", "guestgpa dev proc"),
     ("amd_iommu", "invalidate_iommu_pages_guest", "own global", "big over space far gpa"),
-    ("amd_iommu", "invalidate_iommu_pages_guest_pde", "own global over", "big space far gpa"),
+    (
+        "amd_iommu",
+        "invalidate_iommu_pages_guest_pde",
+        "own global within",
+        "big over space far gpa",
+    ),
     ("amd_iommu", "invalidate_iommu_pages_guest_all", "SPACE global farglobal", "space gpa dev"),
     ("amd_iommu", "invalidate_iotlb_pages", "dev devspace", "own gpa fardev devbig"),
     ("amd_iommu", "invalidate_iotlb_pages_guest", "dev", "devspace own gpa fardev"),
@@ -231,19 +246,19 @@ MANUALS = [
     # SMMUv3, Commands
     ("smmuv3", "tlbi_nh_all", "STAGE1", "guest gpa dev proc"),
     ("smmuv3", "tlbi_nh_asid", "SPACE", "global space guest gpa"),
-    ("smmuv3", "tlbi_nh_va", "PAGE global over", "far space guest gpa"),
+    ("smmuv3", "tlbi_nh_va", "PAGE global OVER", "far space guest gpa"),
     ("smmuv3", "tlbi_nh_va_leaf", "PAGE global", "over far space guest gpa"),
-    ("smmuv3", "tlbi_nh_va_range", "PAGE global over", "far space"),
+    ("smmuv3", "tlbi_nh_va_range", "PAGE global OVER", "far space"),
     ("smmuv3", "tlbi_nh_va_range_leaf", "PAGE global", "over far space"),
-    ("smmuv3", "tlbi_nh_vaa", "PAGES over", "far guest"),
+    ("smmuv3", "tlbi_nh_vaa", "PAGES OVER", "far guest"),
     ("smmuv3", "tlbi_nsnh_all", "STAGE1 STAGE2 guest guestgpa", "dev proc"),
     ("smmuv3", "tlbi_s12_vmall", "STAGE1 STAGE2", "guest guestgpa"),
-    ("smmuv3", "tlbi_s2_ipa", "GPA gpaover", "own via fargpa guestgpa"),
-    ("smmuv3", "tlbi_s2_ipa_range", "GPA gpaover", "own via fargpa guestgpa"),
+    ("smmuv3", "tlbi_s2_ipa", "GPA GPAOVER", "own via fargpa guestgpa"),
+    ("smmuv3", "tlbi_s2_ipa_range", "GPA GPAOVER", "own via fargpa guestgpa"),
     ("smmuv3", "tlbi_s2_ipa_range_leaf", "GPA", "gpaover own via"),
     ("smmuv3", "tlbi_el2_all", "STAGE1", "gpa"),
     ("smmuv3", "tlbi_el2_asid", "SPACE", "global space"),
-    ("smmuv3", "tlbi_el2_va", "PAGE global over", "far space"),
+    ("smmuv3", "tlbi_el2_va", "PAGE global OVER", "far space"),
     ("smmuv3", "tlbi_el2_vaa_leaf", "PAGES", "far over"),
     ("smmuv3", "cfgi_ste", "DEVICE", "dev2 dom2 own"),
     ("smmuv3", "cfgi_all", "CONTEXTS", "own gpa"),
@@ -257,13 +272,13 @@ MANUALS = [
     ("riscv_iommu", "iotinval_vma_pscid", "SPACE", "global space guest"),
     ("riscv_iommu", "iotinval_vma_address", "PAGES", "over guest"),
     ("riscv_iommu", "iotinval_vma_both", "PAGE", "global space over"),
-    ("riscv_iommu", "iotinval_vma_both_nl", "PAGE over", "global space farover"),
+    ("riscv_iommu", "iotinval_vma_both_nl", "PAGE OVER", "global space farover"),
     ("riscv_iommu", "iotinval_vma_range", "PAGES", "far over"),
-    ("riscv_iommu", "iotinval_vma_range_nl", "PAGES over", "far farover"),
+    ("riscv_iommu", "iotinval_vma_range_nl", "PAGES OVER", "far farover"),
     ("riscv_iommu", "iotinval_gvma_all", "STAGE1 STAGE2 guest guestgpa", "dev proc"),
     ("riscv_iommu", "iotinval_gvma", "STAGE1 STAGE2", "guest guestgpa dev proc"),
     ("riscv_iommu", "iotinval_gvma_address", "GPA via", "fargpa guestgpa gpaover"),
-    ("riscv_iommu", "iotinval_gvma_address_nl", "GPA via over gpaover", "fargpa guestgpa own"),
+    ("riscv_iommu", "iotinval_gvma_address_nl", "GPA via OVER GPAOVER", "fargpa guestgpa own"),
     ("riscv_iommu", "iodir_inval_ddt_all", "CONTEXTS", "own"),
     ("riscv_iommu", "iodir_inval_ddt", "DEVICE", "dev2 own"),
     ("riscv_iommu", "iodir_inval_pdt", "proc", "proc2 own"),
@@ -279,10 +294,10 @@ MANUALS = [
     ("loongarch", "invtlb_6", "PAGE global", "far space farglobal over"),
     ("ppc64", "tlbie_va", "own", "big far space over guest"),
     ("ppc64", "tlbie_pid", "PAGE far via", "space over guest"),
-    ("ppc64", "tlbie_pid_structures", "over farover", "own far space"),
+    ("ppc64", "tlbie_pid_structures", "OVER farover", "own far space"),
     ("ppc64", "tlbie_pid_all", "SPACE proc", "space guest"),
     ("ppc64", "tlbie_lpid_va", "gpa via", "gpabig fargpa gpaover guestgpa"),
-    ("ppc64", "tlbie_lpid_structures", "over farover gpaover fargpaover", "gpa own guestgpa"),
+    ("ppc64", "tlbie_lpid_structures", "OVER farover GPAOVER fargpaover", "gpa own guestgpa"),
     ("ppc64", "tlbie_lpid", "STAGE1 STAGE2 DOMAIN", "guest guestgpa"),
     ("ppc64", "tlbie_all", "STAGE1 STAGE2 guest guestgpa CONTEXTS", "dev"),
     ("dart", "t8020_flush_streams", "STAGE1", "guest"),
@@ -387,7 +402,7 @@ def test_second_stages_are_paid_for_as_hypervisors_do() -> None:
             if key in second(name):
                 gone = set[str]().union(*(dropped(inv.command(name, c)) for c in second(name)[key]))
                 assert gone >= stale, (name, key)
-                assert key in ("page", "range_of_leaves") or "gpaover" in gone, (name, key)
+                assert key in ("page", "range_of_leaves") or "gpawithin" in gone, (name, key)
     assert second("arm")["range"] == ["ripas2e1", "vmalle1"]
     assert second("vmx")["whole"] == ["invept_context"]
 
@@ -479,6 +494,11 @@ def test_each_field_of_a_command_was_damaged() -> None:
     ("command", "said"),
     [
         ({"structures": "covering"}, "structures 'covering': no address to be over"),
+        ({"structures": "within"}, "structures 'within': no range to be within"),
+        (
+            {"scope": "page", "structures": "within"},
+            "structures 'within': no range to be within",
+        ),
         ({"larger": "keep"}, "larger 'keep': nothing to be larger than"),
         ({"alignment": "power_of_two"}, "alignment 'power_of_two': only ranges are aligned"),
         ({"most_pages": 1}, "most_pages 1: only ranges have a limit"),

@@ -125,6 +125,63 @@ def test_leaving_any_command_out_is_caught(pair: tuple[str, dict[str, object], s
     assert left_out >= 1
 
 
+@pytest.mark.parametrize("pair", PAIRS, ids=_name)
+def test_leaving_out_any_command_for_tables_that_were_freed_is_caught(
+    pair: tuple[str, dict[str, object], str],
+) -> None:
+    name, parameters, vendor = pair
+    fmt = formats.get(name, **parameters)
+    if fmt.top_level == 0:
+        pytest.skip("no table is ever taken out")
+    access = "rwx" if encode.decides(fmt, encode.X) else "rw"
+    page, large = fmt.page_sizes[0], 1 << fmt.levels[1].shift
+    left_out = 0
+    while True:
+        mmu = cpu_of(fmt)
+        start = mmu.table.legal_spans()[0].start
+        # One page below each of three items in a row: two of their tables go, what is above them stays.
+        pages = [start + n * large for n in (1, 2, 3)]
+        for at in pages:
+            mmu.table.map(at, 0, page, access, page_size=page)
+        mmu.access_many(pages)
+        owed = mmu.table.unmap(pages[0], large + page, missing_ok=True)
+        oracle = Oracle(mmu)
+        assert {found.cache for found in oracle.look()} == {"tlb", "walk_cache"}
+        issued = inv.payment(owed, mmu, vendor)
+        if left_out == len(issued):
+            break
+        for n, issue in enumerate(issued):
+            if n != left_out:
+                inv.apply(issue.command, mmu, issue.first, issue.last)
+        assert oracle.look(), issued[left_out]
+        left_out += 1
+    inv.pay(owed, mmu, vendor)
+    assert oracle.look() == []
+    assert left_out >= 1
+
+
+def test_what_is_larger_than_a_command_stays_so_that_the_whole_table_is_commanded() -> None:
+    """AMD's IOMMU, as kunit_iotlb_amd_cmd() of Linux has it: no table item over more than the range goes."""
+    fmt = formats.get("amd_iommu_v1")
+    pde = inv.command("amd_iommu", "invalidate_iommu_pages_pde")
+    shifts = {n: fmt.levels[n].shift for n in range(1, 4)}
+    seen = Counter[int]()
+    for lg2 in range(12, 50):
+        mmu = cpu_of(fmt)
+        mmu.table.map(0, 0, "4K")
+        mmu.table.map(1 << 40, 0, "4K")  # keeps the tables above level 3
+        mmu.access_many([0])
+        owed = mmu.table.unmap(0, "4K")
+        assert [(issue.first, issue.last) for issue in inv.payment(owed, mmu, "amd_iommu")] == [
+            (0, (1 << shifts[3]) - 1)
+        ]
+        inv.apply(pde, mmu, 0, (1 << lg2) - 1)
+        left = {(found.cache, found.page_size) for found in Oracle(mmu).look()}
+        assert left == {("walk_cache", 1 << shift) for shift in shifts.values() if shift > lg2}
+        seen[len(left)] += 1
+    assert seen == {3: 9, 2: 9, 1: 9, 0: 11}
+
+
 # -- two stages ---------------------------------------------------------------------------------
 
 NESTED = {
@@ -173,8 +230,9 @@ def agents_of(vendor: str) -> tuple[Mmu, ...]:
 
 @pytest.mark.parametrize("vendor", NESTED)
 @pytest.mark.parametrize("stage", ["first", "second"])
+@pytest.mark.parametrize("tables_go", [False, True])
 def test_edits_of_either_stage_are_paid_for_and_every_command_is_needed(
-    vendor: str, stage: str
+    vendor: str, stage: str, tables_go: bool
 ) -> None:
     left_out = 0
     while True:
@@ -183,7 +241,10 @@ def test_edits_of_either_stage_are_paid_for_and_every_command_is_needed(
         for agent in agents:
             agent.access_many([n << 12 for n in range(8)])
         table = space.stage1 if stage == "first" else space.stage2
-        owed = table.unmap(1 << 12, 6 << 12)
+        # All pages of a table, and it with them, or some.
+        at, pages = (0, {"first": 64, "second": 512}[stage]) if tables_go else (1, 6)
+        owed = table.unmap(at << 12, pages << 12)
+        assert bool(owed.tables) == tables_go
         whose = "process" if stage == "first" and vendor in ("vtd", "amd_iommu") else stage
         issued = inv.payment(owed, agents[0], vendor, whose)
         oracle = Oracle(agents)

@@ -119,3 +119,38 @@ def test_a_level_that_the_format_lacks_is_refused() -> None:
     table, _, _ = made()
     with pytest.raises(FormatError, match="no level 4"):
         Mmu(table, Tlb(ONE_ENTRY), WalkCache({4: 2}))
+
+
+def test_what_is_larger_than_the_addresses_stays_if_asked_for_and_nothing_else() -> None:
+    chance = random.Random(11)
+    vas = [n << 21 for n in (0, 1, 2, 511, 512, 513, 1 << 18, (1 << 18) + 1)]
+    edges = sorted(
+        {
+            max(at + by, 0)
+            for va in vas
+            for at in (va, va + (1 << 21), va + (1 << 30))
+            for by in (-1, 0)
+        }
+    )
+    seen: Counter[str] = Counter()
+    for _ in range(400):
+        table, mmu, cache = made(rooms={1: 16, 2: 8, 3: 4})
+        for va in vas:
+            table.map(va, 0, "4K")
+            mmu.access(va)
+        first, last = sorted(chance.choice(edges) for _ in range(2))
+        if chance.random() < 0.1:
+            last = (1 << 64) - 1
+        before = [(int(r["level"]), int(r["va"])) for r in cache.entries()]
+        within = [(n, va) for n, va in before if first <= va and va + (1 << SHIFT[n]) - 1 <= last]
+        touched = [(n, va) for n, va in before if va <= last and va + (1 << SHIFT[n]) - 1 >= first]
+        assert cache.invalidate(first, last, larger_stay=True) == len(within)
+        left = [(int(r["level"]), int(r["va"])) for r in cache.entries()]
+        assert left == [item for item in before if item not in within]
+        assert cache.invalidate(first, last) == len(touched) - len(within)
+        for n in SHIFT:
+            seen[f"level {n} went"] += any(level == n for level, _ in within)
+            seen[f"level {n} stayed"] += any(level == n for level, _ in set(touched) - set(within))
+        seen["nothing went"] += not within
+    assert all(seen[f"level {n} {end}"] > 20 for n in (1, 2, 3) for end in ("went", "stayed")), seen
+    assert seen["nothing went"] > 20

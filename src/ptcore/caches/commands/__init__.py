@@ -19,7 +19,7 @@ from ptcore.errors import FormatError, OutOfRange
 from ptcore.formats import names
 
 SCOPES = ("page", "range", "all", "none")
-STRUCTURES = ("none", "covering", "every")
+STRUCTURES = ("none", "covering", "within", "every")
 DROPS = ("combined", "guest_physical", "device", "config")
 CONFIGS = ("", "device", "process", "domain", "all")
 LARGER = ("drop", "keep")
@@ -49,11 +49,12 @@ class Command:
     `scope`: page (the entries that hold one address), range, all (no address is given) or none (no
     translation goes). `every_space`: whatever the tag of the address space; else that of one. `globals_`:
     global entries too. `structures`: what becomes of the paging-structure caches of the kinds in `drops`:
-    none (they stay; so too where a hint says that only leaves changed), covering (those over the addresses),
-    every. `rule`: where it stands. `stage`: 1: the addresses are a first stage's inputs; 2: a second stage's,
-    and a combined entry is met by the address that it has between the stages (its input, where it has one
-    stage). `tagged`: entries of one address space go; false where only global ones do. `every_guest`:
-    whatever the VMID, VPID or domain; else the current one.
+    none (they stay; so too where a hint says that only leaves changed), covering (those over any of the
+    addresses), within (those over no address but the range's: larger ones stay), every. `rule`: where it
+    stands. `stage`: 1: the addresses are a first stage's inputs; 2: a second stage's, and a combined entry is
+    met by the address that it has between the stages (its input, where it has one stage). `tagged`: entries
+    of one address space go; false where only global ones do. `every_guest`: whatever the VMID, VPID or
+    domain; else the current one.
 
     `drops`: combined (translations from the input of the first stage, or of the only one, to physical
     addresses), guest_physical (those of a second stage alone), device (a device's own cache), config
@@ -109,6 +110,7 @@ class Command:
                 self.structures == "covering" and not addressed,
                 "no address to be over",
             ),
+            ("structures", self.structures == "within" and not ranged, "no range to be within"),
             ("larger", self.larger == "keep" and not addressed, "nothing to be larger than"),
             ("alignment", bool(self.alignment) and not ranged, "only ranges are aligned"),
             ("most_pages", bool(self.most_pages) and not ranged, "only ranges have a limit"),
