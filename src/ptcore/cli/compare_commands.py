@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -23,7 +24,8 @@ from ptcore.errors import FormatError, TraceError
 from ptcore.machine import Ledger
 from ptcore.machine.cost import DEFAULT_CONSTANTS, read_constants
 from ptcore.machine.machine import DEFAULT_PRESET
-from ptcore.study.compare import ROWS_IN_MEMORY, Comparison, compare_all
+from ptcore.machine.shootdown import SHOOTDOWNS
+from ptcore.study.compare import ROWS_IN_MEMORY, Comparison, compare_all, machines_of
 from ptcore.study.measures import GROUPS, Measured
 from ptcore.study.questions import QUESTIONS, WINNERS, Answer, answers, winners
 from ptcore.study.regret import Phase, regret
@@ -98,8 +100,8 @@ def show_one(several: Sequence[Comparison]) -> None:
     """Print a comparison on one workload: answers, every figure, what they rest on."""
     (found,) = several
     show.note(
-        f"{found.workload}: {found.steps:,} steps on {found.cpus} CPUs ({found.cpu}), pages touched "
-        f"{found.touch}"
+        f"{found.workload}: {found.steps:,} steps on {found.cpus} CPUs ({found.cpu}, tables of "
+        f"{found.format}, shootdown by {found.shootdown}), pages touched {found.touch}"
     )
     show_answers(found)
     show_measures(found)
@@ -277,7 +279,15 @@ def _as_dict(found: Comparison) -> dict[str, Any]:
     }
 
 
-def _regrets(workloads: Sequence[Workload], **options: Any) -> list[tuple[Phase, ...]]:
+def _regrets(
+    workloads: Sequence[Workload],
+    *,
+    cpu: str,
+    format: str | None,
+    shootdown: str | None,
+    **options: Any,
+) -> list[tuple[Phase, ...]]:
+    options["machine"] = partial(machines_of(cpu, format, shootdown), "")
     with progress_bar("regret") as move:
         return [regret(workload, progress=move, **options) for workload in workloads]
 
@@ -307,6 +317,17 @@ def _regrets(workloads: Sequence[Workload], **options: Any) -> list[tuple[Phase,
     default=DEFAULT_PRESET,
     show_default=True,
     help="Whose translation hardware the machine has: ptcore presets lists them; or a TOML file.",
+)
+@click.option(
+    "--format",
+    metavar="NAME",
+    help="Of the CPUs' tables: ptcore formats lists them; default: those of x86-64, whatever the --cpu.",
+)
+@click.option(
+    "--shootdown",
+    type=click.Choice(tuple(SHOOTDOWNS)),
+    help="How a CPU reaches the others: interrupts (the default), or a broadcast of commands, each of a "
+    "range (Arm's TLBI) or of a count of pages (AMD's INVLPGB).",
 )
 @click.option("--size", default=DEFAULT_SIZE, show_default=True, help="Allocations of a scenario.")
 @click.option("--seed", default=1, show_default=True, help="Of a scenario's random numbers.")
@@ -392,7 +413,7 @@ def compare(
         )
     if html is not None:
         report(several, html)
-    lost = _regrets(steps, constants=prices, touch=machine["touch"]) if regret_ else []
+    lost = _regrets(steps, constants=prices, **machine) if regret_ else []
     if parquet is not None:
         write_parquet(several, parquet)
     if json_:

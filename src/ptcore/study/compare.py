@@ -71,6 +71,7 @@ class Row:
 @dataclass(frozen=True)
 class Comparison:
     """Rows, one per strategy, and what they rest on. `cpu`: whose translation hardware is modelled.
+    `format`: of the CPUs' tables; `shootdown`: how a CPU reaches the others.
     `unserved`: strategies that ran out of memory or addresses, which have no row, and why."""
 
     workload: str
@@ -84,7 +85,9 @@ class Comparison:
     damaged_lines: int
     rows: tuple[Row, ...]
     constants: tuple[Constant, ...]
-    unserved: tuple[tuple[str, str], ...] = ()
+    unserved: tuple[tuple[str, str], ...]
+    format: str
+    shootdown: str
 
     def to_dict(self) -> dict[str, object]:
         """Return everything as plain values, for JSON."""
@@ -107,6 +110,8 @@ def compare(
     touch: Touch | str | int | None = None,
     cpus: int | None = None,
     cpu: str = DEFAULT_PRESET,
+    format: str | None = None,
+    shootdown: str | None = None,
     machine: MakeMachine | None = None,
     constants: Mapping[str, Constant] = costs.DEFAULT_CONSTANTS,
     progress: Progress | None = None,
@@ -117,7 +122,8 @@ def compare(
 
     `strategies`: names, "package.module:maker" texts, or functions that take a Machine and return a
     Strategy, a class say (default: all); `cpus`: by default those of the trace; `cpu`: the preset of their
-    translation hardware (caches.preset_names(), or a TOML file);
+    translation hardware (caches.preset_names(), or a TOML file); `format` of their tables and `shootdown`,
+    how they reach each other: by default Machine's;
     `machine`: makes a machine for a number of CPUs, in place of that; `touch`: the declared access model,
     in place of the workload's own accesses (default: those, or every page once where it has none);
     `ledger`: makes the ledger of a strategy by its name, for machines that are not given (default: one that
@@ -133,7 +139,7 @@ def compare(
     chosen = [known_strategies.find(what) for what in asked or known_strategies.names()]
     count = workload.cpus if cpus is None else cpus
     _check_cpus(workload, count)
-    make = _machines_of(cpu, ledger) if machine is None else lambda name, cpus: machine(cpus)
+    make = _given(machine) if machine else machines_of(cpu, format, shootdown, ledger)
     rows: list[Row] = []
     unserved: list[tuple[str, str]] = []
     for number, known in enumerate(chosen):
@@ -154,19 +160,32 @@ def compare(
             part_of(progress, f"figures of {known.name}", number, len(chosen))(steps, steps)
         rows.append(_row(strategy, known.provenance, platform, boot, constants))
     return Comparison(
-        workload.name,
-        len(workload.steps),
-        count,
-        cpu if machine is None else "of a machine given",
-        int(workload.steps["time_ns"].max(initial=0)),
-        AS_SAID if modelled is None else str(modelled),
-        workload.unmatched_frees,
-        workload.never_freed,
-        workload.damaged_lines,
-        tuple(rows),
-        tuple(constants.values()),
-        tuple(unserved),
+        **_facts(workload, platform),
+        cpus=count,
+        cpu=cpu if machine is None else "of a machine given",
+        touch=AS_SAID if modelled is None else str(modelled),
+        rows=tuple(rows),
+        constants=tuple(constants.values()),
+        unserved=tuple(unserved),
     )
+
+
+def _facts(workload: Workload, machine: Machine) -> dict[str, Any]:
+    """Return what a comparison says of its workload and of its machines."""
+    return {
+        "workload": workload.name,
+        "steps": len(workload.steps),
+        "duration_ns": int(workload.steps["time_ns"].max(initial=0)),
+        "unmatched_frees": workload.unmatched_frees,
+        "never_freed": workload.never_freed,
+        "damaged_lines": workload.damaged_lines,
+        "format": machine.table.format.name,
+        "shootdown": machine.shootdown.name,
+    }
+
+
+def _given(machine: MakeMachine) -> Callable[[str, int], Machine]:
+    return lambda name, cpus: machine(cpus)
 
 
 def _check_cpus(workload: Workload, count: int) -> None:
@@ -181,11 +200,24 @@ def _streamed(name: str) -> Ledger:
     return Ledger(limit_rows=ROWS_IN_MEMORY)
 
 
-def _machines_of(cpu: str, ledger: MakeLedger | None) -> Callable[[str, int], Machine]:
+def machines_of(
+    cpu: str = DEFAULT_PRESET,
+    format: str | None = None,
+    shootdown: str | None = None,
+    ledger: MakeLedger | None = None,
+) -> Callable[[str, int], Machine]:
+    """Return what makes the machines of `compare`, of a strategy's name and a number of CPUs."""
     found = preset(cpu)
     make = _streamed if ledger is None else ledger
+    said = {"format": format, "shootdown": shootdown}
+    chosen: dict[str, Any] = {what: name for what, name in said.items() if name is not None}
     return lambda name, cpus: Machine(
-        cpus, ram=DEFAULT_RAM, tlb=found.levels, walk_cache=found.walk_cache, ledger=make(name)
+        cpus,
+        ram=DEFAULT_RAM,
+        tlb=found.levels,
+        walk_cache=found.walk_cache,
+        ledger=make(name),
+        **chosen,
     )
 
 

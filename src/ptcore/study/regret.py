@@ -67,21 +67,23 @@ def regret(
     *,
     starts: Sequence[int] | None = None,
     touch: Touch | str | int | None = None,
+    cpus: int | None = None,
     machine: MakeMachine | None = None,
     constants: Mapping[str, Constant] = DEFAULT_CONSTANTS,
     progress: Progress | None = None,
 ) -> tuple[Phase, ...]:
     """Run `whole`, and each of `parts` alone, over the workload, each on a machine of its own.
 
-    `starts`: when phases begin, in ns (default: `phases_of`); `touch`, `constants`, `machine`, `progress` as
-    for compare. What was built at boot is in no phase. Raises UnknownStrategy, and what the strategies raise.
+    `starts`: when phases begin, in ns (default: `phases_of`); `touch`, `cpus`, `constants`, `machine`,
+    `progress` as for compare. What was built at boot is in no phase. Raises UnknownStrategy,
+    and what the strategies raise.
     """
     begins = phases_of(workload) if starts is None else tuple(starts)
     make = _machine if machine is None else machine
     model = Touch.of(touch, workload)
     found: dict[str, list[float]] = {}
     for number, known in enumerate(map(known_strategies.find, (whole, *parts))):
-        platform = make(workload.cpus)
+        platform = make(workload.cpus if cpus is None else cpus)
         strategy = known.make(platform)
         boot = len(platform.ledger)
         told = None if progress is None else part_of(progress, known.name, number, 1 + len(parts))

@@ -122,7 +122,8 @@ def _head(several: Sequence[Comparison]) -> str:
     cpus = sorted({found.cpus for found in several})
     facts = {
         "workloads": steps,
-        "machine": f"{', '.join(map(str, cpus))} CPUs; translation hardware of {_hardware(first)}",
+        "machine": f"{', '.join(map(str, cpus))} CPUs; translation hardware of {_hardware(first)}; "
+        f"tables of {first.format}; shootdown by {first.shootdown}",
         "pages touched": ", ".join(dict.fromkeys(found.touch for found in several)),
         "strategies": f"{len(names)}: {', '.join(names)}",
         "made by": f"ptcore {version('ptcore')}; every figure is a model's",

@@ -29,6 +29,8 @@ def _record(found: Comparison, row: Row) -> dict[str, Any]:
         "provenance": row.provenance,
         "cpus": found.cpus,
         "cpu": found.cpu,
+        "format": found.format,
+        "shootdown": found.shootdown,
         "touch": found.touch,
         "steps": found.steps,
         "operations": row.price.operations,

@@ -238,3 +238,37 @@ def test_a_bar_shows_its_total_and_its_time_in_any_window(width: int, monkeypatc
     assert "kmap_local ━" in line
     assert "76,741/1,143,242" in line
     assert line.rstrip().endswith("-:--:--")
+
+
+def test_tables_and_shootdowns_are_those_that_were_asked_for() -> None:
+    asked = ("secrets", "--size", "40", "-s", "naive_unmap,unmapped_pool", "--json")
+    found = {}
+    for name, options in {
+        "interrupts": (),
+        "counts": ("--shootdown", "counts"),
+        "ranges": ("--shootdown", "ranges", "--format", "aarch64_4k_48", "--cpu", "neoverse_n1"),
+    }.items():
+        code, out, err = run(*asked, *options)
+        assert code == 0, err
+        found[name] = json.loads(out)
+        assert found[name]["shootdown"] == name
+    formats = [found[name]["format"] for name in ("interrupts", "counts", "ranges")]
+    assert formats == ["x86_64_4level", "x86_64_4level", "aarch64_4k_48"]
+    naive, pool = ([found[name]["rows"][n] for name in found] for n in (0, 1))
+    assert [row["cpus_interrupted"] > 0 for row in naive] == [True, False, False]
+    # The others invalidate all the same, and what is broadcast is priced.
+    assert naive[0]["remote_invalidations"] == naive[1]["remote_invalidations"] > 0
+    assert naive[0]["cycles_per_operation"] > naive[1]["cycles_per_operation"] > 0
+    # Without BBML2 the pool's direct map is of pages from the start, and nothing is split.
+    assert pool[2]["boot_table_bytes"] > 100 * pool[0]["boot_table_bytes"]
+    assert pool[0]["split_table_bytes"] > pool[2]["split_table_bytes"] == 0
+
+
+def test_regret_is_that_of_the_machine_that_was_asked_for() -> None:
+    asked = ("phases", "--size", "80", "-s", "direct_map", "--regret", "--json")
+    regrets = []
+    for options in ((), ("--cpus", "16"), ("--shootdown", "counts"), ("--cpu", "zen4")):
+        code, out, err = run(*asked, *options)
+        assert code == 0, err
+        regrets.append(json.dumps(json.loads(out)["regret"]))
+    assert len(set(regrets)) == len(regrets)
