@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
+from threading import current_thread, main_thread
+from types import FrameType
 from typing import ParamSpec
 
 import click
@@ -14,7 +18,27 @@ from ptcore.errors import PtcoreError
 FOUND = 1
 FAILED = 2
 INTERRUPTED = 130  # 128 and SIGINT's number, as shells say it
+ENDINGS = ("SIGTERM", "SIGHUP")
 P = ParamSpec("P")
+
+
+@contextmanager
+def ends_in_order() -> Iterator[None]:
+    """Leave as by sys.exit where the process is told to end, so that what is temporary is taken away."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    known = [getattr(signal, name) for name in ENDINGS if hasattr(signal, name)]
+    before = {}
+    if current_thread() is main_thread():  # no other may
+        asked = [n for n in known if signal.getsignal(n) == signal.SIG_DFL]  # nohup's stay ignored
+        before = {number: signal.signal(number, leave) for number in asked}
+    try:
+        yield
+    finally:
+        for number, was in before.items():
+            signal.signal(number, was)
 
 
 def says_errors(command: Callable[P, None]) -> Callable[P, None]:
@@ -24,7 +48,8 @@ def says_errors(command: Callable[P, None]) -> Callable[P, None]:
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            with ends_in_order():
+                command(*args, **kwargs)
         except KeyboardInterrupt:
             click.echo("ptcore: interrupted; no file was written half", err=True)
             sys.exit(INTERRUPTED)

@@ -175,6 +175,7 @@ def exposure(found: Comparison) -> Chart:
     labels = [f"{row.strategy}  {_at_once(row)}" for row in rows]
     top = max((value for line in shown for value in line if value), default=0.0)
     ticks = list(range(int(top) + 1))
+    ticks = ticks[:: -(-len(ticks) // max(len(rows), 2))]  # a chart of few rows is low
     heat = {
         "type": "heatmap", "x": times, "y": list(range(len(rows))), "z": shown, "zmin": 0,
         "zmax": max(top, 1), "ygap": 4, "xgap": 0, "hoverongaps": False,

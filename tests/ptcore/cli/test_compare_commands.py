@@ -145,17 +145,17 @@ class Slow(DirectMap):
 """
 
 
-def test_ctrl_c_leaves_no_half_file_and_says_so(tmp_path: Path) -> None:
+def stopped(tmp_path: Path, sign: signal.Signals, *more: str) -> tuple[int, str, str]:
+    """Run a slow strategy into `tmp_path`/out, stop it by a signal, and return how it ended."""
     (tmp_path / "slow_one.py").write_text(SLOW)
-    main = "from ptcore.cli import main; main()"
-    arguments = ["compare", "secrets", "--size", "20000", "-s", "slow_one:Slow"]
-    arguments += ["--html", str(tmp_path / "out" / "r.html"), "--ledgers", str(tmp_path / "out")]
     (tmp_path / "out").mkdir()
+    main = "from ptcore.cli import main; main()"
+    arguments = ["compare", "secrets", "--size", "20000", "-s", "slow_one:Slow", *more]
     source = str(Path(__file__).parents[3] / "src")
     started = subprocess.Popen(
         [sys.executable, "-c", main, *arguments],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": source},
+        env={**os.environ, "PYTHONPATH": source, "TMPDIR": str(tmp_path / "out")},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -163,16 +163,31 @@ def test_ctrl_c_leaves_no_half_file_and_says_so(tmp_path: Path) -> None:
     patience = time.monotonic() + 90
     while not (tmp_path / "started").exists() and time.monotonic() < patience:
         time.sleep(0.1)
-    started.send_signal(signal.SIGINT)
+    started.send_signal(sign)
     out, err = started.communicate(timeout=90)
-    assert started.returncode == 130, err
+    return started.returncode, out, err
+
+
+def test_ctrl_c_leaves_no_half_file_and_says_so(tmp_path: Path) -> None:
+    kept = tmp_path / "out"
+    more = ("--html", str(kept / "r.html"), "--ledgers", str(kept))
+    code, out, err = stopped(tmp_path, signal.SIGINT, *more)
+    assert code == 130, err
     assert out == ""
     assert err == "ptcore: interrupted; no file was written half\n"
-    assert not list((tmp_path / "out").glob("*.html"))
     # What there is of the ledger is whole as far as it goes.
-    (place,) = (tmp_path / "out").iterdir()
+    (place,) = kept.iterdir()
     assert place.name == "direct_map.unfinished.npz"
     assert len(Ledger.load(place)) > 0
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_told_to_end_takes_its_temporary_ledger_away(
+    sign: signal.Signals, tmp_path: Path
+) -> None:
+    code, out, err = stopped(tmp_path, sign, "--ledger-rows", "1")
+    assert (code, out, err) == (128 + sign, "", "")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_ledger_beyond_the_limit_is_a_folder_that_explain_reads(tmp_path: Path) -> None:
