@@ -116,6 +116,13 @@ WINNERS = (
         per=_operations,
     ),
     Question(
+        "cheapest, off the direct map",
+        "the same, of those where memory is not reachable by design",
+        lambda r: _per_operation(r) if r.exposure_by_design is None else None,
+        priced=True,
+        per=_operations,
+    ),
+    Question(
         "cheapest, nothing exposed",
         "the same, of those where freed memory can never be reached",
         lambda r: _per_operation(r) if never_exposed(r) else None,
@@ -123,7 +130,8 @@ WINNERS = (
         per=_operations,
     ),
 )
-"""What names a workload's winner: one for all strategies, one for those that a secret can be kept with."""
+"""What names a workload's winner: one for all strategies, one for pages that must not or cannot be in the
+direct map, one for those that a secret can be kept with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +176,8 @@ def answers(found: Comparison, questions: Sequence[Question] = QUESTIONS) -> tup
 
 
 def winners(found: Comparison) -> tuple[Answer, ...]:
-    """Return the workload's winners: the cheapest, and the cheapest that leaves nothing exposed. Pure."""
+    """Return the workload's winners: the cheapest, that off the direct map, and that which leaves nothing
+    exposed. Pure."""
     return answers(found, WINNERS)
 
 

@@ -59,14 +59,19 @@ def test_a_margin_that_the_uncertainty_can_turn_round_is_a_tie(found) -> None:
     assert mixed.margin.least < 1 < mixed.margin.ratio
 
 
-def test_the_winners_of_a_workload_are_the_cheapest_and_the_cheapest_without_exposure(
+def test_the_winners_of_a_workload_are_the_cheapest_of_all_off_the_direct_map_and_without_exposure(
     found,
 ) -> None:
-    cheapest, safe = winners(found)
+    cheapest, off, safe = winners(found)
     assert "direct_map" in cheapest.winners
+    assert off.winners == ("unmapped_pool",)
+    assert off.runner_up == "vmalloc_eager"
+    assert off.best is not None
+    assert safe.best is not None
+    assert cheapest.best < off.best < safe.best
     assert safe.winners == ("vmalloc_eager",)
     assert safe.runner_up == "naive_unmap", "the pool's stale windows keep it out"
-    assert not any("iommu" in name for answer in (cheapest, safe) for name in answer.winners)
+    assert not any("iommu" in name for answer in (cheapest, off, safe) for name in answer.winners)
 
 
 def test_what_a_cpu_waits_for_a_device_ranks_the_ways_of_an_iommu() -> None:
