@@ -98,7 +98,10 @@ class Hybrid:
     def seen(self, request: Request) -> Seen:
         """What was seen of requests like this one: of its purpose, its size to a power of two, its device."""
         kind = request.purpose, request.pages.bit_length(), request.device
-        return self._seen.setdefault(kind, Seen())
+        found = self._seen.get(kind)
+        if found is None:
+            found = self._seen[kind] = Seen()
+        return found
 
     def acquire(self, request: Request) -> Handle:
         """Let the part that the classifier names serve it. UnknownStrategy for a part that is not there."""
@@ -115,9 +118,10 @@ class Hybrid:
         return handle
 
     def _life(self, handle: Handle) -> _Life:
-        if handle.number not in self._live:
+        life = self._live.get(handle.number)
+        if life is None:
             raise NotAllocated(f"handle {handle.number} is not live")
-        return self._live[handle.number]
+        return life
 
     def access(self, handle: Handle, span: Span, cpu: int, kind: str = "r") -> None:
         """Touch it where its part has it."""
