@@ -108,3 +108,10 @@ def test_what_is_timed_is_shown_with_its_uncertainty(outcomes) -> None:
     (row,) = (row for row in published_rows(outcomes) if row[0] == "T11")
     assert re.fullmatch(r"[\d.]+ ± [\d.e-]+", row[3])
     assert [o.target.name for o in outcomes if o.uncertainty is not None] == ["T11"]
+
+
+def test_what_block_mappings_save_is_less_the_more_memory_is_in_use(outcomes) -> None:
+    saved = [o.model for o in outcomes if o.target.name == "T13"]
+    assert len(saved) == 3
+    assert saved[0] > 28.5 > saved[2] > 0
+    assert saved == sorted(saved, reverse=True)
