@@ -51,6 +51,8 @@ class Row:
     walk_references: int
     cache_hits: int
     cache_misses: int
+    pool_hits: int
+    pool_misses: int
     boot_entries: int
     boot_table_bytes: int
     accesses: int
@@ -316,6 +318,8 @@ def _row(
         walk_references=totals[Event.WALK_REFERENCES][1],
         cache_hits=totals[Event.CACHE_HIT][1],
         cache_misses=totals[Event.CACHE_MISS][1],
+        pool_hits=totals[Event.POOL_HIT][0],
+        pool_misses=totals[Event.POOL_MISS][0],
         boot_entries=whole[Event.ENTRIES_WRITTEN][1] - totals[Event.ENTRIES_WRITTEN][1],
         boot_table_bytes=whole[Event.TABLES_ALLOCATED][1] - totals[Event.TABLES_ALLOCATED][1],
         accesses=totals[Event.ACCESSED][1] + totals[Event.DEVICE_ACCESSED][1],

@@ -29,6 +29,10 @@ def _cached(figure: Callable[[Row], int]) -> Measure:
     return lambda row: figure(row) if row.cache_hits + row.cache_misses else None
 
 
+def _pooled(figure: Callable[[Row], int]) -> Measure:
+    return lambda row: figure(row) if row.pool_hits + row.pool_misses else None
+
+
 def _device(figure: Callable[[Row], int]) -> Measure:
     return lambda row: figure(row) if row.device_accesses + row.device_invalidations else None
 
@@ -61,6 +65,13 @@ GROUPS = (
             ("walk references (modelled)", "walk refs", lambda r: r.walk_references),
             ("page-table cache hits", "cache hits", _cached(lambda r: r.cache_hits)),
             ("page-table cache misses", "cache misses", _cached(lambda r: r.cache_misses)),
+        ),
+    ),
+    Group(
+        "Requests served by what was ready: pools of areas and of pages, magazines of I/O addresses",
+        (
+            ("pool hits", "served", _pooled(lambda r: r.pool_hits)),
+            ("pool misses", "not served", _pooled(lambda r: r.pool_misses)),
         ),
     ),
     Group(

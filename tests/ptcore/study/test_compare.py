@@ -12,10 +12,12 @@ from ptcore.machine import Event, Ledger, Machine
 from ptcore.strategies import UnknownStrategy
 from ptcore.strategies.direct_map import DirectMap
 from ptcore.study import compare
+from ptcore.study.measures import GROUPS
 from ptcore.workloads import read_ftrace, read_sample
 from ptcore.workloads.recorded import workload_of
 from ptcore.workloads.replay import Touch, Workload
 from ptcore.workloads.scenarios import scenario
+from ptcore.workloads.steps import StepKind
 
 BASE = 0xFFFFC90000000000
 WINDOW = "vstart=0xffffc90000000000 vend=0xffffe8ffffffffff failed=0"
@@ -162,3 +164,13 @@ def booted(name: str, cpus: int) -> Machine:
     machine = Machine(cpus, ram="64G")
     strategies.get(name).make(machine)
     return machine
+
+
+def test_pools_and_magazines_serve_all_requests_or_do_not() -> None:
+    workload = scenario("gpu_migration", 60)
+    asked = int((workload.steps["kind"] == StepKind.ACQUIRE).sum())
+    rows = compare(workload, ["vmalloc_lazy", "iommu_strict", "kmap_local"]).rows
+    assert [row.pool_hits + row.pool_misses for row in rows] == [asked, asked, 0]
+    assert rows[1].pool_hits == 0, "512 pages are more than a magazine's largest range"
+    (group,) = (g for g in GROUPS if g.measures[0][0] == "pool hits")
+    assert [group.measures[0][2](row) for row in rows] == [rows[0].pool_hits, 0, None]
