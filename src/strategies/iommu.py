@@ -1,8 +1,9 @@
 """iommu: pages that a device reaches by I/O addresses; the CPU's own tables stay as they are.
 
 Mechanism and policies are the kernel's: Linux drivers/iommu/dma-iommu.c and iova.c (v6.12). I/O
-addresses come from below 4 GiB, with magazines per CPU (ptcore.allocators.IovaAllocator), whose depot gives
-one magazine per size back every 100 ms while it has more than there are CPUs.
+addresses come from below 4 GiB until that is full once, and from then on from all that the tables translate
+(iommu_dma_alloc_iova(), pci_32bit_workaround). Magazines per CPU (ptcore.allocators.IovaAllocator) have a
+depot, which gives one magazine per size back every 100 ms while it has more than there are CPUs.
 `iommu_strict` invalidates the IOMMU's TLB at every release, before address and frames can serve
 somebody else. `iommu_deferred` frees the memory at once and queues the address: a ring of 256 per
 CPU that is full, or a timer of 10 ms, invalidates everything together; until then the device may
@@ -34,6 +35,7 @@ from ptcore.allocators.flush_queue import (
     SINGLE_TIMEOUT_MS,
     TIMEOUT_MS,
 )
+from ptcore.allocators.iova import END_32_BITS
 from ptcore.caches import preset
 from ptcore.errors import MapError, NoAddressSpace
 from ptcore.machine import Event, Handle, Machine, Request
@@ -67,7 +69,7 @@ USUAL = Way()
 
 class Iommu:
     """One domain and one device. `deferred`: releases wait in the queues. `last_page`: the highest I/O page
-    (default: below 4 GiB)."""
+    (default: the last that the device's table translates)."""
 
     exposure_by_design: str | None = None
 
@@ -84,11 +86,10 @@ class Iommu:
         self.name = name or ("iommu_deferred" if deferred else "iommu_strict")
         self.device = machine.attach(DEVICE_FORMAT)
         self._put_behind(way)
-        self.space = (
-            IovaAllocator(machine.cpus)
-            if last_page is None
-            else IovaAllocator(machine.cpus, last_page=last_page)
-        )
+        if last_page is None:
+            last_page = self.device.table.legal_spans()[0].last // machine.page_bytes
+        self.space = IovaAllocator(machine.cpus, last_page=last_page)
+        self._below_4g = last_page >= END_32_BITS
         entries = SINGLE_ENTRIES if way.single_queue else ENTRIES
         self._timeout_ns = SINGLE_TIMEOUT_NS if way.single_queue else TIMEOUT_NS
         self.queues = FlushQueues(machine.cpus, entries, way.single_queue) if deferred else None
@@ -155,6 +156,11 @@ class Iommu:
         return self._book.give(request, pa, Span(iova, iova + size - 1))
 
     def _address(self, request: Request) -> int:
+        if self._below_4g:
+            try:
+                return self.space.allocate(request.cpu, request.pages, END_32_BITS - 1, flush=False)
+            except NoAddressSpace:
+                self._below_4g = False  # for good, as in the kernel
         try:
             return self.space.allocate(request.cpu, request.pages)
         except NoAddressSpace:

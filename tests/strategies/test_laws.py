@@ -143,7 +143,7 @@ def check(platform: Machine, strategy: Strategy, live: list[Handle]) -> None:
 def table_of(platform: Machine, handle: Handle) -> PageTable:
     """The table that a handle's address is of: a device's addresses are low."""
     assert handle.span is not None
-    device = platform.devices and handle.span.last < 1 << 32
+    device = platform.devices and handle.span.last < 1 << 56
     return platform.devices[0].table if device else platform.table
 
 

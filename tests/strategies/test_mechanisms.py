@@ -187,6 +187,23 @@ def test_the_iommu_leaves_the_cpus_tables_alone() -> None:
     assert count(machine, Event.INTERRUPTED) == 0
 
 
+def test_io_addresses_go_above_4_gib_once_all_below_are_taken() -> None:
+    machine = Machine(1, ram="8G")
+    strategy = Iommu(machine, deferred=False)
+    large = [strategy.acquire(Request(0, 512)) for _ in range(2100)]
+    starts = [handle.span.start for handle in large if handle.span is not None]
+    below = [start for start in starts if start < 1 << 32]
+    # 4 GiB in pieces of 2 MiB, but for the first, which page 0 is left out of.
+    assert len(below) == 2047
+    assert starts[: len(below)] == below
+    assert max(starts) <= machine.devices[0].table.legal_spans()[0].last
+    strategy.release(large[0], 0)
+    again = strategy.acquire(Request(0, 512))
+    # It is for good: what is free below serves nobody that asks from above.
+    assert again.span is not None
+    assert again.span.start > 1 << 32
+
+
 def test_a_device_refuses_what_it_may_hold_otherwise() -> None:
     device = Machine(1, ram="1G").attach()
     device.map(0x10_0000, 0x20_0000, PAGE, 0)

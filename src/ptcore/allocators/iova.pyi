@@ -83,12 +83,12 @@ class IovaAllocator:
     def magazines(self) -> int:
         """How many magazines there are, the depot's among them."""
 
-    def allocate(self, cpu: int, pages: int, last: int | None = None) -> int:
+    def allocate(self, cpu: int, pages: int, last: int | None = None, *, flush: bool = True) -> int:
         """Hand out `pages` (rounded up to a power of two) on `cpu`; return the first page.
 
         `last`: the highest page that the device reaches. Raises NoAddressSpace when nothing fits, even
-        after all magazines were emptied; OutOfRange for a CPU, a size or a limit that cannot be. O(1)
-        from a magazine, else O(ranges gone past).
+        after all magazines were emptied (`flush` False: they are left alone); OutOfRange for a CPU, a size
+        or a limit that cannot be. O(1) from a magazine, else O(ranges gone past).
         """
 
     def expected(self, cpu: int, pages: int, last: int | None = None) -> int | None:

@@ -233,7 +233,7 @@ cdef class IovaAllocator:
         out.size = 1ULL << out.order
         return 0
 
-    def allocate(self, cpu, pages, last=None):
+    def allocate(self, cpu, pages, last=None, *, flush=True):
         cdef int32_t above = NIL
         cdef uint64_t found = NONE
         cdef Asked a
@@ -246,7 +246,7 @@ cdef class IovaAllocator:
                 return found
         self.cache_misses += 1
         found = self.fit(a.size, a.limit + 1, False, &above)
-        if found == NONE:
+        if found == NONE and flush:
             self.flush()
             found = self.fit(a.size, a.limit + 1, False, &above)
         if found == NONE:

@@ -96,7 +96,7 @@ def _short(value: Measured) -> Measured:
     return "by design" if isinstance(value, str) else value
 
 
-def show_one(several: Sequence[Comparison]) -> None:
+def show_one(several: Sequence[Comparison], sources: bool = False) -> None:
     """Print a comparison on one workload: answers, every figure, what they rest on."""
     (found,) = several
     show.note(
@@ -113,7 +113,7 @@ def show_one(several: Sequence[Comparison]) -> None:
         "from the free of a page's frame to the invalidation on the last CPU."
     )
     _show_unserved(found)
-    _show_rest(found)
+    _show_rest(found, sources)
 
 
 def _show_unserved(found: Comparison) -> None:
@@ -121,11 +121,17 @@ def _show_unserved(found: Comparison) -> None:
         show.note(f"{name} could not serve {found.workload}: {reason}.")
 
 
-def _show_rest(found: Comparison) -> None:
+def _show_rest(found: Comparison, sources: bool) -> None:
     show.note(
         "A margin is how many times as much the next one has; in brackets its bounds within the uncertainty "
         "of the constants, which both share. A device's own walks cost no CPU: they are counted."
     )
+    if show.on_terminal() and not sources:
+        show.note(
+            f"The cycles rest on {len(found.constants)} constants, each with its uncertainty and its source: "
+            "--sources lists them."
+        )
+        return
     if show.on_terminal():
         columns = ["constant", "value", "off by", "source"]
         rows: list[tuple[object, ...]] = [
@@ -138,7 +144,7 @@ def _show_rest(found: Comparison) -> None:
     show.table("Constants behind the cycles", columns, rows)
 
 
-def show_several(several: Sequence[Comparison]) -> None:
+def show_several(several: Sequence[Comparison], sources: bool = False) -> None:
     """Print the winners by workload, then question by question."""
     names = [found.workload.partition(",")[0] for found in several]
     table = [
@@ -155,7 +161,7 @@ def show_several(several: Sequence[Comparison]) -> None:
         show.table(f"{question.name}: {question.text}", ["workload", "answer"], rows)
     for found in several:
         _show_unserved(found)
-    _show_rest(several[0])
+    _show_rest(several[0], sources)
 
 
 def show_regret(workload: str, phases: Sequence[Phase]) -> None:
@@ -363,6 +369,11 @@ def _regrets(
     help="Write every figure, a row per workload and strategy (extra: parquet).",
 )
 @click.option(
+    "--sources",
+    is_flag=True,
+    help="List the constants behind the cycles, with their sources, on a terminal too.",
+)
+@click.option(
     "--regret",
     "regret_",
     is_flag=True,
@@ -383,6 +394,7 @@ def compare(
     html: str | None,
     parquet: str | None,
     regret_: bool,
+    sources: bool,
     json_: bool,
     **machine: Any,
 ) -> None:
@@ -422,6 +434,6 @@ def compare(
             one["regret"] = [phase.as_dict() for phase in phases]
         show.as_json(found[0] if len(found) == 1 else {"comparisons": found})
         return
-    (show_one if len(several) == 1 else show_several)(several)
+    (show_one if len(several) == 1 else show_several)(several, sources)
     for compared, phases in zip(several, lost, strict=False):
         show_regret(compared.workload, phases)

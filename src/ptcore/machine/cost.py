@@ -73,11 +73,11 @@ DEFAULT_CONSTANTS = _table(
     Constant("broadcast", 864, "ns", f"{_BROADCAST}; taken for one broadcast", "an upper bound"),
     Constant("switch", 96, "cycles", f"{_MOLNAR}; taken for a switch of roots", "x2"),
     Constant(
-        "edit_call", 55, "ns", f"{_GENERIC_PT} of one 4 KiB page, 56 ns less one entry", "x1.5"
+        "edit_call", 54.6, "ns", f"{_GENERIC_PT} of one 4 KiB page, 56 ns less one entry", "x1.5"
     ),
     Constant(
         "entry",
-        1.3,
+        1.37,
         "ns",
         f"{_GENERIC_PT} of 256 4 KiB pages: (405 - 56) / 255 ns an entry",
         "x1.5",

@@ -17,7 +17,8 @@ from ptcore.machine.window_scan import EVENTS, WINDOW_DTYPE, WindowScan
 class Exposure:
     """All windows of a ledger in a few figures. `page_ns` is pages times time, summed; `peak_pages`
     the most pages that were exposed at one time; `held_windows` those that a modelled TLB held;
-    `reused_windows` those whose frames served somebody else meanwhile."""
+    `reused_windows` those whose frames served somebody else meanwhile; of `median_ns` half of the windows
+    are no longer, of `percentile_99_ns` 99 in 100 (the least length of which that is so)."""
 
     windows: int
     pages: int
@@ -27,6 +28,8 @@ class Exposure:
     held_windows: int
     reused_windows: int
     still_open: int
+    median_ns: int = 0
+    percentile_99_ns: int = 0
 
 
 def windows(ledger: Ledger, cpus: int) -> NDArray[Any]:
@@ -61,6 +64,7 @@ def summary(found: NDArray[Any]) -> Exposure:
     lengths = found["end_ns"] - found["start_ns"]
     times = np.concatenate([found["start_ns"], found["end_ns"]])
     changes = np.concatenate([found["pages"], -found["pages"]])
+    median, most = np.percentile(lengths, (50, 99), method="inverted_cdf")
     # At one time, what opens is counted before what closes: a window of no length was open.
     order = np.lexsort((-changes, times))
     return Exposure(
@@ -72,6 +76,8 @@ def summary(found: NDArray[Any]) -> Exposure:
         held_windows=int((found["held_on"] > 0).sum()),
         reused_windows=int(found["reused"].sum()),
         still_open=int((~found["closed"]).sum()),
+        median_ns=int(median),
+        percentile_99_ns=int(most),
     )
 
 

@@ -476,7 +476,9 @@ cdef class Ledger:
                 rows, sets = parts["rows"], json.loads(str(parts["cpu_sets"]))
                 repeats = parts["repeats"] if "repeats" in parts else np.empty(0, dtype=REPEAT_DTYPE)
         except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-            raise TraceError(f"{file} is no ledger: {error}") from None
+            # What NumPy says of other files is how to load them all the same.
+            why = error if isinstance(error, KeyError) else "Ledger.save did not write it"
+            raise TraceError(f"{file} is no ledger: {why}") from None
         ledger._take(file, rows, repeats, sets)
         return ledger
 

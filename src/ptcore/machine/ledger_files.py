@@ -94,6 +94,10 @@ def whole_file(file: str | os.PathLike[str] | IO[bytes]) -> Iterator[IO[bytes]]:
         with open(unfinished, "wb") as out:
             yield out
         os.replace(unfinished, path)
+    except OSError as error:
+        if error.filename is None:  # a full disk is said of a write, which knows no name
+            error.filename = path
+        raise
     finally:
         if os.path.exists(unfinished):
             os.remove(unfinished)

@@ -95,6 +95,8 @@ GROUPS = (
             ("  pages", "pages", _exposed(lambda e: e.pages)),
             ("  most pages at once", "at once", _exposed(lambda e: e.peak_pages)),
             ("  longest (ms)", "longest ms", _exposed(lambda e: e.longest_ns / 1e6)),
+            ("  99 in 100 within (ms)", "99 % ms", _exposed(lambda e: e.percentile_99_ns / 1e6)),
+            ("  half within (ms)", "half ms", _exposed(lambda e: e.median_ns / 1e6)),
             ("  frames reused meanwhile", "reused", _exposed(lambda e: e.reused_windows)),
             ("  held in a TLB (modelled)", "in a TLB", _exposed(lambda e: e.held_windows)),
         ),

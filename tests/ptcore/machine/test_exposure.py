@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from oracles import exposure_windows
 from ptcore.machine import Event, Ledger
-from ptcore.machine.exposure import windows
+from ptcore.machine.exposure import WINDOW_DTYPE, summary, windows
 
 PAGE = 4096
 CPUS = 3
@@ -62,3 +62,14 @@ def test_one_pass_finds_the_windows_that_the_definition_gives() -> None:
     follow()
     wanted = ("closed", "open", "reused", "held", "in part")
     assert all(OUTCOMES[outcome] > 30 for outcome in wanted), OUTCOMES
+
+
+def test_percentiles_of_windows_are_lengths_of_windows() -> None:
+    found = np.zeros(200, dtype=WINDOW_DTYPE)
+    found["pages"] = 1
+    found["end_ns"] = np.random.default_rng(1).permutation(np.arange(1, 201))
+    of_all = summary(found)
+    # 100 of 200 are at most 100 long, 198 at most 198.
+    assert (of_all.median_ns, of_all.percentile_99_ns, of_all.longest_ns) == (100, 198, 200)
+    assert summary(found[:0]).percentile_99_ns == 0
+    assert summary(found[:1]).percentile_99_ns == int(found["end_ns"][0])
