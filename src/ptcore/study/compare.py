@@ -11,7 +11,7 @@ import numpy as np
 
 from ptcore import strategies as known_strategies
 from ptcore.caches import preset
-from ptcore.errors import MapError, OutOfRange
+from ptcore.errors import AddressError, MapError, OutOfRange
 from ptcore.machine import Event, Ledger, Machine, Strategy
 from ptcore.machine import cost as costs
 from ptcore.machine import exposure as exposures
@@ -35,6 +35,7 @@ AS_SAID = "as the workload says"
 class Row:
     """What one strategy did on the workload. Counts are of the workload alone: what was built at boot
     is in `boot_entries` and `boot_table_bytes`. TLB figures follow from the touch model: *modelled*.
+    `large_share`: of what the CPUs' table maps at the end, the part in leaves larger than a page.
     `exposed`: the most freed pages that could still be reached at one time, in equal parts of the run."""
 
     strategy: str
@@ -60,6 +61,7 @@ class Row:
     fallbacks: int
     splits: int
     split_table_bytes: int
+    large_share: float | None
     stranded_pages: int
     device_invalidations: int
     device_walks: int
@@ -146,7 +148,11 @@ def compare(
     unserved: list[tuple[str, str]] = []
     for number, known in enumerate(chosen):
         platform = make(known.name, count)
-        strategy = _made(known, platform)
+        try:
+            strategy = _made(known, platform)
+        except (AddressError, MapError) as error:  # the format has no room for what it keeps
+            unserved.append((known.name, f"{platform.table.format.name}: {error}"))
+            continue
         boot = len(platform.ledger)
         told = None if progress is None else part_of(progress, known.name, number, len(chosen))
         try:
@@ -291,6 +297,13 @@ def _invalidated(ledger: Ledger, boot: int) -> tuple[int, int]:
     return local, everywhere
 
 
+def _large_share(machine: Machine) -> float | None:
+    """Return the part of what is mapped that is so by leaves above the lowest level; None without any."""
+    found = machine.table.stats()
+    by_page = found.leaves[0] * machine.page_bytes
+    return 1 - by_page / found.mapped_bytes if found.mapped_bytes else None
+
+
 def _row(
     strategy: Strategy,
     provenance: str,
@@ -327,6 +340,7 @@ def _row(
         fallbacks=totals[Event.FALLBACK][1],
         splits=totals[Event.SPLIT][0],
         split_table_bytes=totals[Event.SPLIT][1],
+        large_share=_large_share(machine),
         stranded_pages=int(getattr(strategy, "stranded_pages", 0)),
         device_invalidations=totals[Event.DEVICE_INVALIDATED][0],
         device_walks=totals[Event.DEVICE_WALKS][1],

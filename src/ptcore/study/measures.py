@@ -37,6 +37,10 @@ def _device(figure: Callable[[Row], int]) -> Measure:
     return lambda row: figure(row) if row.device_accesses + row.device_invalidations else None
 
 
+def _large(row: Row) -> float | None:
+    return None if row.large_share is None else 100 * row.large_share
+
+
 GROUPS = (
     Group(
         "Work on tables",
@@ -45,6 +49,7 @@ GROUPS = (
             ("mappings ended", "ended", lambda r: r.mappings_ended),
             ("entries written", "entries", lambda r: r.entries_written),
             ("tables allocated (bytes)", "tables (B)", lambda r: r.tables_allocated_bytes),
+            ("mapped by large leaves at the end (%)", "large (%)", _large),
             ("fallbacks", "fallbacks", lambda r: r.fallbacks),
         ),
     ),

@@ -174,3 +174,26 @@ def test_pools_and_magazines_serve_all_requests_or_do_not() -> None:
     assert rows[1].pool_hits == 0, "512 pages are more than a magazine's largest range"
     (group,) = (g for g in GROUPS if g.measures[0][0] == "pool hits")
     assert [group.measures[0][2](row) for row in rows] == [rows[0].pool_hits, 0, None]
+
+
+def test_what_a_format_has_no_room_for_is_said_and_the_others_go_on() -> None:
+    steps = scenario("zipf", 20, 2)
+    chosen = ["iommu_nested", "vmalloc_lazy"]
+    found = compare(steps, chosen, format="ppc64_radix")
+    assert [row.strategy for row in found.rows] == ["vmalloc_lazy"]
+    ((name, reason),) = found.unserved
+    assert name == "iommu_nested"
+    assert reason.startswith("ppc64_radix: ")
+
+
+def test_splits_of_the_direct_map_show_in_how_much_of_it_large_leaves_have() -> None:
+    found = compare(scenario("zipf", 60, 2), ["direct_map", "naive_unmap", "vmalloc_lazy"])
+    direct, naive, vmalloc = (row.large_share for row in found.rows)
+    assert direct is not None
+    assert naive is not None
+    # The 4 KiB beside page 0 and before the tables are what the largest leaves leave over.
+    assert 0.999 < naive < direct <= 1
+    # A split of 2 MiB is 512 pages that do not become one leaf again.
+    pages = (direct - naive) * (60 << 30) / 4096  # of 64 GiB, a sixteenth is for tables
+    assert pages > 511
+    assert vmalloc is None
