@@ -34,12 +34,12 @@ typedef struct {
     const pt_need *need1[2]; /* by the kind of access: MMU_READ | ... */
     int (*walk[2])(struct mmu *, const pt_space *, const pt_need *, uint64_t va, unsigned kind, tlb_entry *entry);
     void (*look_ahead[2])(const pt_space *, const uint64_t *vas, size_t count, pt_hint *hint); /* or NULL */
-    int (*walk2)(struct mmu *, uint64_t ipa, unsigned kind, tlb_entry *entry);
     const pt_space *stage2; /* NULL without one; then stage1 is read at physical addresses */
     const pt_need *need2;
     pt_space physical[2]; /* stage1, read through the memory of stage2 */
     uint64_t space, guest;
     uint8_t halves, marks1, marks2, table_kind, user_kind;
+    int (*walk2)(struct mmu *, uint64_t ipa, unsigned kind, tlb_entry *entry); /* of the second stage */
 } mmu_context;
 
 typedef struct mmu {
