@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 
 from ptcore.errors import FormatError
@@ -289,6 +290,7 @@ def memory_type_number(fmt: Format, memory_type: str | int | None) -> int | None
     return names.index(memory_type.upper())
 
 
+@cache
 def rights_names(mask: int, every: int = 0b1111) -> str:
     """Return a rights mask as letters in the order rwxuXW, '-' where withheld: 'rw-u'.
 
