@@ -141,10 +141,13 @@ def check(platform: Machine, strategy: Strategy, live: list[Handle]) -> None:
 
 
 def table_of(platform: Machine, handle: Handle) -> PageTable:
-    """The table that a handle's address is of: a device's addresses are low."""
+    """The table that a handle's address is of: the device's where that leads to its memory."""
     assert handle.span is not None
-    device = platform.devices and handle.span.last < 1 << 56
-    return platform.devices[0].table if device else platform.table
+    for device in platform.devices:
+        pas, status = device.table.translate_many([handle.span.start])
+        if not status[0] and int(pas[0]) == handle.pa:
+            return device.table
+    return platform.table
 
 
 def reaches_its_own(platform: Machine, handle: Handle) -> None:
