@@ -75,16 +75,17 @@ static inline __attribute__((unused)) void mmu_drop(mmu *m, uint64_t first, uint
         wc_invalidate(m->guest_cache, first, last, 0, 0, 0);
 }
 
-/* Drops all that the CPU caches. */
-static inline __attribute__((unused)) void mmu_drop_all(mmu *m) {
-    const tlb_chosen every = {0, 0, 1, 1, 0};
+/* Drops all that the CPU caches, but global entries of its TLB unless `globals`. Returns how many. */
+static inline __attribute__((unused)) uint64_t mmu_drop_all(mmu *m, int globals) {
+    const tlb_chosen every = {0, 0, 1, 1, 0}, own = {0, 0, (uint8_t)globals, 1, 0};
     walk_cache *const caches[] = {m->walk_cache, m->guest_cache, m->host_cache};
-    tlb_invalidate_all(m->tlb, &every, TLB_MAX_LEVELS);
+    uint64_t dropped = tlb_invalidate_all(m->tlb, &own, TLB_MAX_LEVELS);
     for (unsigned n = 0; n < sizeof caches / sizeof *caches; n++)
         if (caches[n] != NULL)
-            wc_invalidate(caches[n], 0, UINT64_MAX, 0, 0, 0);
+            dropped += wc_invalidate(caches[n], 0, UINT64_MAX, 0, 0, 0);
     if (m->second != NULL)
-        tlb_invalidate_all(m->second, &every, TLB_MAX_LEVELS);
+        dropped += tlb_invalidate_all(m->second, &every, TLB_MAX_LEVELS);
+    return dropped;
 }
 
 /* -- what a walk costs ------------------------------------------------------------------------------------ */

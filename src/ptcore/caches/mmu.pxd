@@ -70,7 +70,7 @@ cdef extern from "mmu.h" nogil:
 
     bint mmu_is_bare(const mmu *m)
     void mmu_drop(mmu *m, uint64_t first, uint64_t last)
-    void mmu_drop_all(mmu *m)
+    uint64_t mmu_drop_all(mmu *m, bint globals_)
     void mmu_choose_walks(mmu_context *c)
     uint64_t mmu_reference(mmu *m, uint64_t at)
     void mmu_ask_many(

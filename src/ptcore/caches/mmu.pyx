@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptcore.caches.tlb cimport TLB_GLOBAL, side_alone, space_of, tlb_chosen, tlb_invalidate
-from ptcore.caches.walk_cache cimport wc_invalidate
+from ptcore.caches.tlb cimport TLB_GLOBAL, side_alone, space_of
 from ptcore.caches.tlb import KINDS, addresses_of, sides_of, sides_of_each
 from ptcore.errors import FormatError, OutOfRange, Status
 from ptcore.table.address_space import AddressSpace
@@ -297,13 +296,7 @@ cdef class Mmu:
         return dropped
 
     def invalidate_all(self, *, keep_global=False):
-        dropped = self.tlb.invalidate_all(keep_global=keep_global)
-        for cache in (self.walk_cache, self.guest_cache, self.host_cache):
-            if cache is not None:
-                dropped += cache.invalidate_all()
-        if self.ipa_tlb is not None:
-            dropped += self.ipa_tlb.invalidate_all()
-        return dropped
+        return mmu_drop_all(&self.c, not keep_global)
 
     @property
     def device_asid(self):

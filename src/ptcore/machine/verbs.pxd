@@ -86,6 +86,13 @@ cdef class Verbs:
     cdef int unmapped_rows(self, uint64_t va, uint64_t pa, uint64_t pages, int64_t cpu, CpuSet named) except -1
     cdef void touch_pages(self, uint64_t start, uint64_t count, int64_t cpu, unsigned need, Seen *seen) noexcept
     cdef int touched_rows(self, uint64_t first, uint64_t last, uint64_t count, int64_t cpu, const Seen *seen) except -1
+    cdef int map_pages(
+        self, uint64_t va, uint64_t pa, uint64_t size, int64_t cpu, CpuSet users, memory_type, pt_item item,
+        unsigned rights
+    ) except -1
+    cdef int access_run(
+        self, uint64_t first, uint64_t last, int64_t cpu, kind, unsigned need, bint replaced
+    ) except -1
     cdef int touch_run(self, uint64_t first, uint64_t last, int64_t cpu, unsigned need) except -1
     cdef bint has_own_access(self) except -1
     cdef int begin_by_page(self, ByPage *by, int64_t cpu, cpus, kind, memory_type) except -1

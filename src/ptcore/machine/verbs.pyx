@@ -309,6 +309,15 @@ cdef class Verbs:
         self.ledger.sized(0 if any_size else lowest_bit(self.page_bytes))
         return 0
 
+    cdef int map_pages(
+        self, uint64_t va, uint64_t pa, uint64_t size, int64_t cpu, CpuSet users, memory_type, pt_item item,
+        unsigned rights
+    ) except -1:
+        """Map by the smallest leaves, which `item` and `rights` say, whether there are tables or not."""
+        if not self.map_run(va, pa, size, cpu, users, False, item, rights):
+            self._map_any(va, pa, size, cpu, "rw", self.page_bytes, memory_type, users)
+        return 0
+
     cdef object type_of(self, memory_type):
         return self.table.format.device_memory or None if memory_type == DEVICE_MEMORY else memory_type
 
@@ -415,7 +424,7 @@ cdef class Verbs:
         for n in range(targets.count):
             m = self.mmu_of(targets.numbers[n])
             if not pages:
-                mmu_drop_all(m)
+                mmu_drop_all(m, True)
             elif not mmu_is_bare(m):
                 mmu_drop(m, first, last)
         self.row(INVALIDATED, cpu, pages, first, last, 0, targets)
@@ -503,6 +512,15 @@ cdef class Verbs:
             self.row(FAULTS, cpu, seen.faults, 0, 0, 0, None)
         return 0
 
+    cdef int access_run(
+        self, uint64_t first, uint64_t last, int64_t cpu, kind, unsigned need, bint replaced
+    ) except -1:
+        """`access` of a CPU and a kind that were looked at; `replaced`: by the machine's own."""
+        if replaced:
+            self.access(Span(first, last), cpu, kind)
+            return 0
+        return self.touch_run(first, last, cpu, need)
+
     cdef int touch_run(self, uint64_t first, uint64_t last, int64_t cpu, unsigned need) except -1:
         """Let a CPU touch every page of [first, last] once."""
         cdef uint64_t start = first & ~(self.page_bytes - 1), count = (last - start) // self.page_bytes + 1
@@ -581,12 +599,9 @@ cdef class Verbs:
 
     cdef int touch_any_page(self, ByPage *by, uint64_t at, uint64_t frame, cpus, kind, memory_type) except -1:
         cdef uint64_t page = self.page_bytes, mark = self.ledger.mark()
-        if not self.map_run(at, frame, page, by.cpu, <CpuSet>by.users, False, by.item, by.rights):
-            self._map_any(at, frame, page, by.cpu, "rw", page, self.type_of(memory_type), <CpuSet>by.users)
-        if by.replaced:
-            self.access(Span(at, at + page - 1), by.cpu, kind)
-        else:
-            self.touch_run(at, at + page - 1, by.cpu, by.need)
+        memory_type = self.type_of(memory_type)
+        self.map_pages(at, frame, page, by.cpu, <CpuSet>by.users, memory_type, by.item, by.rights)
+        self.access_run(at, at + page - 1, by.cpu, kind, by.need, by.replaced)
         self.unmap_page(by, at, cpus)
         self.ledger.fold(by.begin, mark, page)
         # Tables may have been made: what was found before is looked for again.
@@ -648,8 +663,7 @@ cdef class Verbs:
         self.runs.attributes_of("rw", memory_type, False, &item, &rights)
         for frame, slot, count in rows:
             va, pa, size = base + <uint64_t>slot * page, <uint64_t>frame * page, <uint64_t>count * page
-            if not self.map_run(va, pa, size, cpu, self.everyone, False, item, rights):
-                self._map_any(va, pa, size, cpu, "rw", page, memory_type, self.everyone)
+            self.map_pages(va, pa, size, cpu, self.everyone, memory_type, item, rights)
 
     def access_rows(self, start, rows, cpu, kind="r"):
         cdef uint64_t page = self.page_bytes, base = start, va
@@ -658,10 +672,7 @@ cdef class Verbs:
         self.check(cpu)
         for _, slot, count in rows:
             va = base + <uint64_t>slot * page
-            if replaced:
-                self.access(Span.of(va, count * page), cpu, kind)
-            else:
-                self.touch_run(va, va + <uint64_t>count * page - 1, cpu, need)
+            self.access_run(va, va + <uint64_t>count * page - 1, cpu, kind, need, replaced)
 
     def unmap_rows(self, start, rows, cpu):
         cdef uint64_t page = self.page_bytes, base = start, va, size
@@ -687,12 +698,8 @@ cdef class Verbs:
         while left and most:
             mark = self.ledger.mark()
             size = min(left, most) * self.page_bytes
-            if not self.map_run(at, frame, size, cpu, users, False, item, rights):
-                self._map_any(at, frame, size, cpu, "rw", self.page_bytes, memory_type, users)
-            if replaced:
-                self.access(Span(at, at + size - 1), cpu, kind)
-            else:
-                self.touch_run(at, at + size - 1, cpu, need)
+            self.map_pages(at, frame, size, cpu, users, memory_type, item, rights)
+            self.access_run(at, at + size - 1, cpu, kind, need, replaced)
             if not self.unmap_run(at, size, cpu, users, named):
                 self.unmap(at, size, cpu, cpus=cpus)
             self.ledger.fold(begin, mark, size)
